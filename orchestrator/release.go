@@ -1,0 +1,90 @@
+package orchestrator
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strconv"
+
+	"github.com/google/uuid"
+)
+
+// Release is a revision with the settings it is served with: all that the
+// running side needs. Equal ConfigHash means that containers of one can serve
+// the other.
+type Release struct {
+	Spec     Spec
+	Revision Revision
+	Template Template
+}
+
+// instancePids bounds the processes and threads of an instance: enough for
+// thread pools and subprocesses, too few for a fork bomb to be felt.
+const instancePids = 256
+
+// Limits returns the limits of one instance.
+func (r Release) Limits() Limits {
+	return Limits{Memory: r.Spec.Resources.Memory, CPU: r.Spec.Resources.CPU, Pids: instancePids}
+}
+
+// Env returns the environment of the release's instances: the function's own
+// and what the runtime contract adds.
+func (r Release) Env() map[string]string {
+	env := maps.Clone(r.Spec.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	env["PORT"] = strconv.Itoa(InstancePort)
+	env["KILN_FUNCTION"] = r.Spec.Name
+	env["KILN_REVISION"] = r.Revision.ID
+	env["KILN_CONCURRENCY"] = strconv.Itoa(r.Spec.Concurrency)
+	if r.Spec.Handler != "" {
+		env["KILN_HANDLER"] = r.Spec.Handler
+	}
+	return env
+}
+
+// ConfigHash identifies everything that a container is created with. Settings
+// that the gateway applies by itself (scale, timeout, request limit) do not
+// count.
+func (r Release) ConfigHash() string {
+	data, err := json.Marshal(struct {
+		Image  string
+		Env    map[string]string
+		Limits Limits
+		Tmp    Bytes
+	}{r.Revision.Image, r.Env(), r.Limits(), r.Spec.Resources.Tmp})
+	if err != nil {
+		panic(fmt.Sprintf("orchestrator: encode a release: %v", err)) // strings and numbers only
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
+}
+
+// Container returns what to run for one instance of r, under a name of its own.
+func (r Release) Container(owner, network string) ContainerConfig {
+	return ContainerConfig{
+		Name:  fmt.Sprintf("kiln-%s-%s-%s", r.Spec.Name, r.Revision.ID, uuid.NewString()[:8]),
+		Image: r.Revision.Image,
+		Env:   r.Env(),
+		Labels: map[string]string{
+			LabelOwner:    owner,
+			LabelKind:     KindInstance,
+			LabelFunction: r.Spec.Name,
+			LabelRevision: r.Revision.ID,
+			LabelConfig:   r.ConfigHash(),
+			LabelTemplate: r.Template.Name,
+		},
+		Limits:  r.Limits(),
+		Tmpfs:   []Tmpfs{{Path: "/tmp", Size: r.Spec.Resources.Tmp}},
+		Network: network,
+	}
+}
+
+// SameInstances says whether instances of two specs of one revision are alike,
+// so that changing one into the other needs no new container.
+func SameInstances(a, b Spec) bool {
+	return Release{Spec: a}.ConfigHash() == Release{Spec: b}.ConfigHash()
+}

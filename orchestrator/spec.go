@@ -1,0 +1,170 @@
+package orchestrator
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Spec is the settings of a function: what function.yaml says, completed with
+// defaults. Its JSON form is the wire form. A Spec is a value; whoever changes
+// its maps or slices owns a copy (Clone).
+type Spec struct {
+	Name     string            `json:"name" yaml:"name"`
+	Template string            `json:"template" yaml:"template"`
+	Handler  string            `json:"handler,omitempty" yaml:"handler,omitempty"` // file or symbol; the template's own when empty
+	Env      map[string]string `json:"env,omitempty" yaml:"env,omitempty"`
+	Secrets  []string          `json:"secrets,omitempty" yaml:"secrets,omitempty"`
+
+	Resources   Resources `json:"resources" yaml:"resources"`
+	Timeout     Duration  `json:"timeout" yaml:"timeout"`         // of one invocation, waiting included
+	Concurrency int       `json:"concurrency" yaml:"concurrency"` // slots per instance
+	MaxRequest  Bytes     `json:"max_request" yaml:"max_request"` // largest request body; 0 = no limit
+	Scale       Scale     `json:"scale" yaml:"scale"`
+	Build       Build     `json:"build,omitzero" yaml:"build,omitempty"`
+}
+
+// Resources are the limits of one instance.
+type Resources struct {
+	Memory Bytes   `json:"memory" yaml:"memory"`
+	CPU    float64 `json:"cpu" yaml:"cpu"` // cores
+	Tmp    Bytes   `json:"tmp" yaml:"tmp"` // size of the tmpfs at /tmp
+}
+
+// Scale bounds and times the instances of a function.
+type Scale struct {
+	Min         int      `json:"min" yaml:"min"`                   // instances kept warm
+	Max         int      `json:"max" yaml:"max"`                   // instances at most
+	FreezeAfter Duration `json:"freeze_after" yaml:"freeze_after"` // idle time before an instance is frozen; 0 = never
+	KeepAlive   Duration `json:"keep_alive" yaml:"keep_alive"`     // idle time before an instance is removed
+}
+
+// Build are the options that become part of the image.
+type Build struct {
+	Packages []string          `json:"packages,omitempty" yaml:"packages,omitempty"` // Debian packages
+	Args     map[string]string `json:"args,omitempty" yaml:"args,omitempty"`
+	Test     bool              `json:"test,omitempty" yaml:"test,omitempty"` // run the function's own tests while building
+}
+
+// Defaults of a Spec, and their reasons.
+const (
+	DefaultMemory      = 128 * MiB        // a Python or Node runtime with room for a small handler
+	DefaultCPU         = 1.0              // one core: bursts are fast, one function cannot take a machine
+	DefaultTmp         = 64 * MiB         // counted against memory by the kernel
+	DefaultTimeout     = 60 * time.Second // what browsers and load balancers commonly wait
+	DefaultConcurrency = 16
+	DefaultMaxRequest  = 10 * MiB
+	DefaultMax         = 10
+	DefaultFreezeAfter = 5 * time.Second // 50 ms, as Fn has it, halves throughput
+	DefaultKeepAlive   = 10 * time.Minute
+)
+
+// DefaultSpec returns the settings a function has when nothing says otherwise.
+func DefaultSpec() Spec {
+	return Spec{
+		Resources:   Resources{Memory: DefaultMemory, CPU: DefaultCPU, Tmp: DefaultTmp},
+		Timeout:     Duration(DefaultTimeout),
+		Concurrency: DefaultConcurrency,
+		MaxRequest:  DefaultMaxRequest,
+		Scale: Scale{
+			Max:         DefaultMax,
+			FreezeAfter: Duration(DefaultFreezeAfter),
+			KeepAlive:   Duration(DefaultKeepAlive),
+		},
+	}
+}
+
+// Bytes is a size in bytes. Its text form is a number with a binary unit, such
+// as "128MiB"; read are also "128M" and "128Mi" (both binary) and plain bytes.
+type Bytes int64
+
+// Binary units.
+const (
+	KiB Bytes = 1 << 10
+	MiB Bytes = 1 << 20
+	GiB Bytes = 1 << 30
+)
+
+// ParseBytes reads the text form. The error is ErrInvalid.
+func ParseBytes(s string) (Bytes, error) {
+	text := strings.TrimSpace(s)
+	digits := strings.TrimRightFunc(text, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
+	unit := strings.TrimSpace(text[len(digits):])
+	var scale Bytes
+	switch strings.ToLower(unit) {
+	case "", "b":
+		scale = 1
+	case "k", "kb", "ki", "kib":
+		scale = KiB
+	case "m", "mb", "mi", "mib":
+		scale = MiB
+	case "g", "gb", "gi", "gib":
+		scale = GiB
+	}
+	n, err := strconv.ParseFloat(digits, 64)
+	if err != nil || scale == 0 || n < 0 || n*float64(scale) > math.MaxInt64/2 {
+		return 0, Errorf(ErrInvalid, "size-invalid", "%q is not a size", s).WithHint("write a number with a unit, for example 128MiB")
+	}
+	return Bytes(n * float64(scale)), nil
+}
+
+// String returns the text form with the largest unit that divides b.
+func (b Bytes) String() string {
+	switch {
+	case b != 0 && b%GiB == 0:
+		return fmt.Sprintf("%dGiB", b/GiB)
+	case b != 0 && b%MiB == 0:
+		return fmt.Sprintf("%dMiB", b/MiB)
+	case b != 0 && b%KiB == 0:
+		return fmt.Sprintf("%dKiB", b/KiB)
+	}
+	return strconv.FormatInt(int64(b), 10)
+}
+
+// MarshalText returns the text form.
+func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// UnmarshalText reads the text form.
+func (b *Bytes) UnmarshalText(text []byte) (err error) {
+	*b, err = ParseBytes(string(text))
+	return err
+}
+
+// UnmarshalJSON reads the text form or a number of bytes.
+func (b *Bytes) UnmarshalJSON(data []byte) error { return unmarshalScalar(data, b.UnmarshalText) }
+
+// Duration is a time span whose text form is Go's, such as "1m30s".
+type Duration time.Duration
+
+// String returns the text form.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText returns the text form.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads the text form; "0" needs no unit, and nothing is negative.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil || v < 0 {
+		return Errorf(ErrInvalid, "duration-invalid", "%q is not a duration", text).WithHint("write a number with a unit, for example 30s, 5m or 250ms")
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// UnmarshalJSON reads the text form.
+func (d *Duration) UnmarshalJSON(data []byte) error { return unmarshalScalar(data, d.UnmarshalText) }
+
+func unmarshalScalar(data []byte, read func([]byte) error) error {
+	if len(data) > 0 && data[0] == '"' {
+		var s string
+		if err := json.Unmarshal(data, &s); err != nil {
+			return err
+		}
+		data = []byte(s)
+	}
+	return read(data)
+}
