@@ -1,0 +1,165 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Configure changes a function's settings. Settings that the gateway applies by
+// itself take effect at once; others make a new revision of the same code. The
+// change gets a copy of the settings and returns the new ones; it may be called
+// on settings that other changes made meanwhile.
+func (s *Service) Configure(ctx context.Context, name string, change func(Spec) (Spec, error)) (Function, Revision, error) {
+	return s.detached(ctx, name, changeTurn, nil, func(ctx context.Context, progress func(BuildEvent)) result {
+		f, err := s.Function(ctx, name)
+		if err != nil {
+			return result{err: err}
+		}
+		spec, err := change(f.Spec.Clone())
+		if err != nil {
+			return result{err: err}
+		}
+		if spec.Name != name {
+			return result{err: Errorf(ErrInvalid, "name-fixed", "a function cannot be renamed from %q to %q", name, spec.Name).
+				WithHint("deploy it under the new name and remove the old one")}
+		}
+		if f.Live == "" {
+			return result{err: errNothingLive(name)}
+		}
+		live, err := s.Store.Revision(ctx, name, f.Live)
+		if err != nil {
+			return result{err: fmt.Errorf("load the live revision: %w", err)}
+		}
+		return s.deploy(ctx, Deploy{Spec: spec, ArchiveDigest: live.ArchiveDigest}, progress)
+	})
+}
+
+func errNothingLive(name string) error {
+	return Errorf(ErrConflict, "nothing-live", "no deploy of %q has succeeded yet", name).
+		WithHint("kiln revisions %s says why; deploy it again", name)
+}
+
+// Rollback makes an earlier revision live again, with the settings it had but
+// the scale of now. Want is an id, a number ("7" or "r7"), or empty for the one
+// before the live one.
+func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Revision, error) {
+	return s.detached(ctx, name, changeTurn, nil, func(ctx context.Context, progress func(BuildEvent)) result {
+		f, err := s.Function(ctx, name)
+		if err != nil {
+			return result{err: err}
+		}
+		revisions, err := s.Store.Revisions(ctx, name)
+		if err != nil {
+			return result{err: err}
+		}
+		r, err := pick(f, revisions, want)
+		if err != nil {
+			return result{err: err}
+		}
+		if r.ID == f.Live {
+			return result{function: f, revision: r}
+		}
+		if err := s.restoreImage(ctx, &r, progress); err != nil {
+			return result{err: err}
+		}
+		spec := r.Spec.Clone()
+		spec.Scale = f.Spec.Scale
+		if err := s.goLive(ctx, &f, &r, spec, progress); err != nil {
+			return result{err: err}
+		}
+		return result{function: f, revision: r}
+	})
+}
+
+// restoreImage builds an image again that somebody deleted behind our back.
+func (s *Service) restoreImage(ctx context.Context, r *Revision, progress func(BuildEvent)) error {
+	_, err := s.Images.Image(ctx, r.Image)
+	if err == nil || !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	t, err := s.Templates.Template(r.Spec.Template)
+	if err != nil {
+		return err
+	}
+	image, err := s.Builder.BuildRevision(ctx, *r, t, progress)
+	if err != nil {
+		return err
+	}
+	r.ImageID = image.ID
+	return nil
+}
+
+// pick finds the revision to roll back to among revisions, newest first.
+func pick(f Function, revisions []Revision, want string) (Revision, error) {
+	const hint = "kiln revisions %s shows what there is"
+	if want == "" {
+		current := 0
+		for _, r := range revisions {
+			if r.ID == f.Live {
+				current = r.Number
+			}
+		}
+		for _, r := range revisions {
+			if r.Number < current && r.Status == RevisionReady {
+				return r, nil
+			}
+		}
+		return Revision{}, Errorf(ErrConflict, "no-earlier-revision", "function %q has no earlier revision to go back to", f.Name).WithHint(hint, f.Name)
+	}
+	number, _ := strconv.Atoi(strings.TrimPrefix(want, "r"))
+	for _, r := range revisions {
+		if r.ID != want && (number == 0 || r.Number != number) {
+			continue
+		}
+		if r.Status != RevisionReady {
+			return Revision{}, Errorf(ErrConflict, "revision-not-ready", "revision %s is %s", r.ID, r.Status).WithHint(hint, f.Name)
+		}
+		return r, nil
+	}
+	return Revision{}, Errorf(ErrNotFound, "revision-unknown", "function %q has no revision %q", f.Name, want).WithHint(hint, f.Name)
+}
+
+// Remove deletes a function with its instances, revisions and images. It ends a
+// deploy that runs. Once the record is gone the removal is certain; what a crash
+// leaves behind, the reconciler reaps.
+func (s *Service) Remove(ctx context.Context, name string) error {
+	if _, err := s.Function(ctx, name); err != nil {
+		return err
+	}
+	s.lanes.interrupt(name, errRemoved)
+	return s.inLane(ctx, name, removeTurn, func(ctx context.Context) result {
+		return result{err: s.remove(ctx, name)}
+	}).err
+}
+
+// remove runs in the function's lane.
+func (s *Service) remove(ctx context.Context, name string) error {
+	f, err := s.Function(ctx, name)
+	if err != nil {
+		return err
+	}
+	revisions, err := s.Store.Revisions(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := s.Store.DeleteFunction(ctx, name, f.Version); err != nil {
+		return fmt.Errorf("remove function: %w", err)
+	}
+	s.forget(name)
+	if err := s.Fleet.Remove(ctx, name); err != nil {
+		s.Logger.Warn("instances left to the reconciler", "function", name, "error", err)
+	}
+	for _, r := range revisions {
+		if err := s.Store.DeleteRevision(ctx, name, r.ID); err != nil {
+			s.Logger.Warn("revision left to the reconciler", "function", name, "revision", r.ID, "error", err)
+			continue
+		}
+		if err := s.Images.RemoveImage(ctx, r.Image); err != nil {
+			s.Logger.Warn("image left to the reconciler", "image", r.Image, "error", err)
+		}
+	}
+	return nil
+}
