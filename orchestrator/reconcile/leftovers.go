@@ -1,0 +1,105 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+// Prefixes of the ledger's keys, one a kind of leftover.
+const (
+	imagePrefix    = "image "
+	revisionPrefix = "revision "
+	archivePrefix  = "archive "
+)
+
+// sweep prunes old revisions, then removes revisions without a function,
+// archives without a revision and images without a revision, once each has been
+// so for leftoverGrace.
+func (l *Loop) sweep(ctx context.Context) error {
+	if err := l.Functions.Prune(ctx); err != nil {
+		return err
+	}
+	orphans, err := l.orphans(ctx)
+	if err != nil {
+		return err
+	}
+	var failures []error
+	for _, key := range l.leftovers.overdue(time.Now(), leftoverGrace, orphans) {
+		if err := l.remove(ctx, key); err != nil && !errors.Is(err, orchestrator.ErrConflict) {
+			failures = append(failures, fmt.Errorf("remove %s: %w", key, err))
+			continue
+		}
+		l.Logger.Info("removed a leftover", "what", key)
+	}
+	return errors.Join(failures...)
+}
+
+func (l *Loop) remove(ctx context.Context, key string) error {
+	if ref, ok := strings.CutPrefix(key, imagePrefix); ok {
+		return l.Images.RemoveImage(ctx, ref)
+	}
+	if digest, ok := strings.CutPrefix(key, archivePrefix); ok {
+		return l.Store.DeleteArchive(ctx, digest)
+	}
+	name, id, _ := strings.Cut(strings.TrimPrefix(key, revisionPrefix), " ")
+	return l.Store.DeleteRevision(ctx, name, id)
+}
+
+// orphans lists what nothing refers to, as keys of the ledger.
+func (l *Loop) orphans(ctx context.Context) ([]string, error) {
+	functions, err := l.Functions.Functions(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list functions: %w", err)
+	}
+	names := map[string]bool{}
+	for _, f := range functions {
+		names[f.Name] = true
+	}
+	revisions, err := l.Store.AllRevisions(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list revisions: %w", err)
+	}
+	var orphans []string
+	archives, images := map[string]bool{}, map[string]bool{}
+	for _, r := range revisions {
+		if !names[r.Function] {
+			orphans = append(orphans, revisionPrefix+r.Function+" "+r.ID)
+			continue
+		}
+		if r.Status == orchestrator.RevisionReady || r.Status == orchestrator.RevisionBuilding {
+			archives[r.ArchiveDigest], images[r.Image] = true, true
+		}
+	}
+	stored, err := l.Store.Archives(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list archives: %w", err)
+	}
+	for _, digest := range stored {
+		if !archives[digest] {
+			orphans = append(orphans, archivePrefix+digest)
+		}
+	}
+	labels := maps.Clone(l.labels())
+	labels[orchestrator.LabelKind] = orchestrator.KindImage
+	built, err := l.Images.Images(ctx, labels)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	for _, image := range built {
+		for _, tag := range image.Tags {
+			if !images[tag] {
+				orphans = append(orphans, imagePrefix+tag)
+			}
+		}
+		if len(image.Tags) == 0 {
+			orphans = append(orphans, imagePrefix+image.ID)
+		}
+	}
+	return orphans, nil
+}

@@ -1,0 +1,243 @@
+// Package reconcile compares what runs with what should: it adopts the
+// containers of an earlier gateway, tells the fleet of deaths it missed, and
+// reaps containers, images, revisions and archives that nobody owns.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+// Intervals and grace times.
+const (
+	// containersEvery is a safety net only: events tell of changes at once.
+	containersEvery = 30 * time.Second
+	// leftoversEvery is how often images, revisions and archives are looked at.
+	leftoversEvery = 5 * time.Minute
+	// containerGrace outlasts the moment between a container's start and the
+	// fleet's knowing it.
+	containerGrace = time.Minute
+	// leftoverGrace outlasts the moment between storing an archive, or building
+	// an image, and recording the revision that refers to it.
+	leftoverGrace = 15 * time.Minute
+	// stopGrace is what an orphan gets to end by itself; nobody waits for it.
+	stopGrace = 2 * time.Second
+	// retryAfter is the pause after a pass that failed, usually since the engine
+	// does not answer.
+	retryAfter = 2 * time.Second
+)
+
+// Functions is what the loop needs of the use cases.
+type Functions interface {
+	Functions(ctx context.Context) ([]orchestrator.Function, error)
+	Prune(ctx context.Context) error
+}
+
+// Loop reconciles once when opened, then after each gap in the engine's events
+// and at intervals. Set the fields, Open, and Close.
+type Loop struct {
+	Engine    orchestrator.Engine
+	Images    orchestrator.Images
+	Store     orchestrator.Store
+	Fleet     orchestrator.Fleet
+	Functions Functions
+	Owner     string
+	Logger    *slog.Logger
+
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	resync chan struct{}
+
+	containers ledger // orphans seen; used by one goroutine
+	leftovers  ledger
+}
+
+// Open makes the first pass, in which every container of the owner is adopted
+// or stopped, and starts the loop. That the engine does not answer is no error:
+// the loop makes up for the pass when it does.
+func (l *Loop) Open(ctx context.Context) error {
+	l.resync = make(chan struct{}, 1)
+	l.containers, l.leftovers = newLedger(), newLedger()
+	if err := l.adopt(ctx); err != nil {
+		l.Logger.Warn("containers not adopted yet", "error", err)
+		l.kick()
+	}
+	ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	l.done.Add(2)
+	go func() {
+		defer l.done.Done()
+		l.watch(ctx)
+	}()
+	go func() {
+		defer l.done.Done()
+		l.run(ctx)
+	}()
+	return nil
+}
+
+// Close ends the loop and waits for it.
+func (l *Loop) Close() error {
+	if l.cancel != nil {
+		l.cancel()
+	}
+	l.done.Wait()
+	return nil
+}
+
+func (l *Loop) kick() {
+	select {
+	case l.resync <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Loop) labels() map[string]string {
+	return map[string]string{orchestrator.LabelOwner: l.Owner}
+}
+
+// watch hands the engine's events on. An out-of-memory event alone does not
+// mean that the container ended: the victim may have been a child process.
+func (l *Loop) watch(ctx context.Context) {
+	oom := map[string]bool{}
+	err := l.Engine.Events(ctx, l.labels(), func(e orchestrator.Event) {
+		switch e.Kind {
+		case orchestrator.EventOOM:
+			oom[e.ID] = true
+		case orchestrator.EventDied:
+			l.Fleet.Died(e.ID, e.ExitCode, oom[e.ID])
+			delete(oom, e.ID)
+		case orchestrator.EventResync:
+			l.kick()
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		l.Logger.Error("engine events ended", "error", err)
+	}
+}
+
+func (l *Loop) run(ctx context.Context) {
+	containers := time.NewTicker(containersEvery)
+	defer containers.Stop()
+	leftovers := time.NewTicker(leftoversEvery)
+	defer leftovers.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.resync:
+			err = l.pass(ctx)
+		case <-containers.C:
+			err = l.pass(ctx)
+		case <-leftovers.C:
+			err = l.sweep(ctx)
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		l.Logger.Warn("reconcile", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryAfter):
+			if errors.Is(err, orchestrator.ErrUnavailable) {
+				l.kick()
+			}
+		}
+	}
+}
+
+// adopt is the first pass: nothing has been started yet by this gateway, so
+// what cannot be adopted is an orphan for certain.
+func (l *Loop) adopt(ctx context.Context) error {
+	running, err := l.Engine.List(ctx, l.labels())
+	if err != nil {
+		return err
+	}
+	var stops sync.WaitGroup
+	for _, c := range running {
+		if c.State != orchestrator.ContainerExited && l.Fleet.Adopt(c) {
+			l.Logger.Info("adopted", "function", c.Labels[orchestrator.LabelFunction], "container_id", c.ID, "state", c.State)
+			continue
+		}
+		stops.Go(func() { l.reap(ctx, c) })
+	}
+	stops.Wait()
+	return nil
+}
+
+func (l *Loop) reap(ctx context.Context, c orchestrator.Container) {
+	if err := l.Engine.Stop(ctx, c.ID, stopGrace); err != nil {
+		l.Logger.Warn("orphan not removed", "container_id", c.ID, "error", err)
+		return
+	}
+	l.Logger.Info("removed an orphan", "function", c.Labels[orchestrator.LabelFunction], "container_id", c.ID)
+}
+
+// pass tells the fleet of instances that are gone and reaps orphans. What the
+// fleet knows is read before the engine's list: an instance known then and
+// absent after is gone, never just not listed yet.
+func (l *Loop) pass(ctx context.Context) error {
+	known, err := l.known(ctx)
+	if err != nil {
+		return err
+	}
+	running, err := l.Engine.List(ctx, l.labels())
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	alive := map[string]bool{}
+	var orphans []orchestrator.Container
+	for _, c := range running {
+		alive[c.ID] = c.State != orchestrator.ContainerExited
+		if l.Fleet.Owns(c.ID) || alive[c.ID] && l.Fleet.Adopt(c) {
+			continue
+		}
+		orphans = append(orphans, c)
+	}
+	for _, id := range known {
+		if !alive[id] {
+			l.Fleet.Died(id, 0, false)
+		}
+	}
+	overdue := l.containers.overdue(time.Now(), containerGrace, ids(orphans))
+	for _, c := range orphans {
+		if slices.Contains(overdue, c.ID) && !l.Fleet.Owns(c.ID) {
+			l.reap(ctx, c)
+		}
+	}
+	return nil
+}
+
+// known returns the containers that the fleet counts on.
+func (l *Loop) known(ctx context.Context) ([]string, error) {
+	functions, err := l.Functions.Functions(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list functions: %w", err)
+	}
+	var known []string
+	for _, f := range functions {
+		status, _ := l.Fleet.Status(f.Name)
+		for _, i := range status.Instances {
+			if i.ID != "" {
+				known = append(known, i.ID)
+			}
+		}
+	}
+	return known, nil
+}
+
+func ids(containers []orchestrator.Container) []string {
+	ids := make([]string, len(containers))
+	for i, c := range containers {
+		ids[i] = c.ID
+	}
+	return ids
+}
