@@ -1,0 +1,51 @@
+# Two commands matter: `make up` and `make test`. `make help` lists all.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up down clean build test check lint fuzz fmt bench
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# A static binary: it runs in any image and on any machine of this architecture.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+# The slowest package builds images of six languages on two cores.
+TEST_TIMEOUT := 18m
+FUZZ_SECONDS := 10
+
+help: ## what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## install what is missing, build, start the gateway, deploy hello and call it
+	@deploy/bootstrap
+	@. deploy/progress.sh && step "Building bin/kiln" $(MAKE) -s build
+	@deploy/up
+
+down: ## stop the gateway; functions and data stay
+	@deploy/compose down
+
+clean: ## remove every container, network, image and volume that Kiln made
+	@deploy/clean
+
+build: ## bin/kiln
+	@mkdir -p bin
+	@$(GOBUILD) -o bin/ ./cmd/...
+
+test: ## set up, then everything: style, vet, staticcheck, fuzz, unit tests with -race, black-box scripts on the engine
+	@deploy/test-setup
+	@$(MAKE) --no-print-directory build lint fuzz check
+
+check: build ## the tests alone
+	KILN_BIN=$(CURDIR)/bin/kiln go test -race -count=1 -timeout $(TEST_TIMEOUT) $$(go list ./... | grep -v /cmd/) ./cmd/...
+
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l .); [[ -z $$unformatted ]] || { echo "gofmt: run make fmt:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+fuzz: ## ten seconds of each fuzz target
+	@.ci/fuzz $(FUZZ_SECONDS)
+
+fmt: ## format the sources
+	gofmt -w .
+
+bench: build ## measure: load, cold starts, builds
+	@[[ -x bin/kiln-bench ]] || { echo "cmd/kiln-bench is not there yet"; exit 1; }
+	bin/kiln-bench
