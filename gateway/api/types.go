@@ -1,0 +1,85 @@
+package api
+
+import (
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+// Function is a function and what runs for it now.
+type Function struct {
+	orchestrator.Function
+	// URL is the path that invokes it.
+	URL    string                      `json:"url"`
+	Status orchestrator.FunctionStatus `json:"status"`
+}
+
+// FunctionList is the answer of GET /v1/functions, by name.
+type FunctionList struct {
+	Functions []Function `json:"functions"`
+}
+
+// Deployment is what a deploy, a change of settings or a rollback made: the
+// function afterwards and the revision that is live.
+type Deployment struct {
+	Function Function              `json:"function"`
+	Revision orchestrator.Revision `json:"revision"`
+	// Created tells that the function did not exist before.
+	Created bool `json:"created,omitempty"`
+}
+
+// Revision is a revision and whether it is the one that answers.
+type Revision struct {
+	orchestrator.Revision
+	Live bool `json:"live"`
+}
+
+// RevisionList is the answer of GET …/revisions, newest first.
+type RevisionList struct {
+	Revisions []Revision `json:"revisions"`
+}
+
+// Rollback is the body of POST …/rollback; it may be left out.
+type Rollback struct {
+	// Revision is a number ("7"), a short form ("r7") or a full id; empty is the
+	// revision before the live one.
+	Revision string `json:"revision,omitempty"`
+}
+
+// TemplateList is the answer of GET /v1/templates, by name.
+type TemplateList struct {
+	Templates []orchestrator.Template `json:"templates"`
+}
+
+// Streams of a LogLine.
+const (
+	Stdout = "stdout"
+	Stderr = "stderr"
+)
+
+// LogLine is one line of GET …/logs in its NDJSON form.
+type LogLine struct {
+	Time     time.Time `json:"time"`
+	Instance string    `json:"instance"` // container id
+	Revision string    `json:"revision"`
+	Stream   string    `json:"stream"` // Stdout or Stderr
+	Text     string    `json:"text"`   // without the line end
+}
+
+// Version says what a gateway runs.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
+}
+
+// Readiness is the answer of GET /readyz.
+type Readiness struct {
+	Status string   `json:"status"` // "ready"
+	Checks []string `json:"checks"` // names of what was checked
+}
+
+// Health is the answer of GET /healthz.
+type Health struct {
+	Status string `json:"status"` // "ok"
+}
