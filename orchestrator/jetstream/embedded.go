@@ -1,0 +1,97 @@
+package jetstream
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+const (
+	// startTimeout is how long the embedded server may take to read its files:
+	// a second covers thousands of functions, the rest is for slow disks.
+	startTimeout = 60 * time.Second
+	// maxMemory bounds streams kept in memory; Kiln has none.
+	maxMemory = 32 << 20
+	// maxStore is no limit: what counts is the disk, which is checked before
+	// each write. Left at 0 the server would take 75 % of what is free at its
+	// start, and refuse more for as long as it runs.
+	maxStore = math.MaxInt64 / 2
+)
+
+// startEmbedded runs a server in this process that only this process reaches.
+func startEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*server.Server, error) {
+	srv, err := server.NewServer(&server.Options{
+		ServerName:         "kiln",
+		DontListen:         true,
+		NoSigs:             true, // signals are the program's
+		NoSystemAccount:    true, // nobody watches the server's own events
+		JetStream:          true,
+		StoreDir:           dir, // the server adds "jetstream"
+		SyncAlways:         true,
+		JetStreamMaxMemory: maxMemory,
+		JetStreamMaxStore:  maxStore,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("configure the embedded store: %w", err)
+	}
+	log := &serverLog{logger: logger.With("component", "nats-server")}
+	srv.SetLoggerV2(log, false, false, false)
+	srv.Start() // returns once every stream is restored, or after a fatal message
+
+	deadline := startTimeout
+	if d, ok := ctx.Deadline(); ok {
+		deadline = min(deadline, time.Until(d))
+	}
+	reason := log.fatal()
+	if reason == "" && !srv.ReadyForConnections(deadline) {
+		reason = fmt.Sprintf("not ready after %v", deadline)
+	}
+	if reason != "" {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return nil, orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "the embedded store did not start: %s", reason).
+			WithHint("its files are in %s/jetstream: are they readable and writable, and is the disk full?", dir)
+	}
+	return srv, nil
+}
+
+// serverLog passes on what the server warns of. Its notices (start, stop, each
+// restored stream) say nothing that Kiln does not say itself.
+type serverLog struct {
+	logger *slog.Logger
+
+	mu   sync.Mutex
+	last string // guarded by mu: the last fatal message
+}
+
+func (l *serverLog) Noticef(string, ...any) {}
+func (l *serverLog) Debugf(string, ...any)  {}
+func (l *serverLog) Tracef(string, ...any)  {}
+
+func (l *serverLog) Warnf(format string, args ...any) {
+	l.logger.Warn(fmt.Sprintf(format, args...))
+}
+
+func (l *serverLog) Errorf(format string, args ...any) {
+	l.logger.Error(fmt.Sprintf(format, args...))
+}
+
+// Fatalf keeps the message: it becomes the error of startEmbedded.
+func (l *serverLog) Fatalf(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = fmt.Sprintf(format, args...)
+}
+
+func (l *serverLog) fatal() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}

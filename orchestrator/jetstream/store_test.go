@@ -1,0 +1,34 @@
+package jetstream_test
+
+import (
+	"log/slog"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/jetstream"
+	"github.com/kilnfaas/kiln/orchestrator/storetest"
+)
+
+func open(t *testing.T, options jetstream.Options) *jetstream.Store {
+	t.Helper()
+	options.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	store, err := jetstream.Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return store
+}
+
+func TestStoreConformsEmbedded(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) orchestrator.Store {
+		t.Cleanup(func() { goleak.VerifyNone(t) })
+		return open(t, jetstream.Options{Dir: t.TempDir()})
+	})
+}
