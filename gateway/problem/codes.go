@@ -10,25 +10,25 @@ import (
 // Codes of problems that the HTTP side finds by itself. The domain's packages
 // have their own, named in their errors.
 const (
-	CodeInternal            = "internal"
-	CodeRouteUnknown        = "route-unknown"
-	CodeMethodNotAllowed    = "method-not-allowed"
-	CodeNotAcceptable       = "not-acceptable"
-	CodeUnsupportedMedia    = "media-type-unsupported"
-	CodeRequestMalformed    = "request-malformed"
-	CodeRequestTooLarge     = "request-too-large"
-	CodeRequestTimeout      = "request-timeout"
-	CodeParameterInvalid    = "parameter-invalid"
-	CodeCrossOrigin         = "cross-origin"
-	CodeNotReady            = "not-ready"
-	CodeClientGone          = "client-gone"
-	CodeDeadline            = "deadline-exceeded"
-	CodeNoCapacity          = "no-capacity"
-	CodeDiskFull            = "disk-full"
-	CodeFieldUnknown        = "field-unknown"
-	CodeFieldDuplicate      = "field-duplicate"
-	CodeFieldMissing        = "field-missing"
-	CodeTemplateFileInvalid = "template-file-invalid"
+	CodeInternal         = "internal"
+	CodeRouteUnknown     = "route-unknown"
+	CodeMethodNotAllowed = "method-not-allowed"
+	CodeNotAcceptable    = "not-acceptable"
+	CodeUnsupportedMedia = "media-type-unsupported"
+	CodeRequestMalformed = "request-malformed"
+	CodeRequestTooLarge  = "request-too-large"
+	CodeRequestTimeout   = "request-timeout"
+	CodeParameterInvalid = "parameter-invalid"
+	CodeCrossOrigin      = "cross-origin"
+	CodeNotReady         = "not-ready"
+	CodeClientGone       = "client-gone"
+	CodeDeadline         = "deadline-exceeded"
+)
+
+// Codes of the domain that have a status of their own.
+const (
+	CodeNoCapacity = "no-capacity" // ErrExhausted: no memory for an instance
+	CodeStoreFull  = "store-full"  // ErrExhausted: the disk is full
 )
 
 // Malformed is a request that cannot be read: 400.

@@ -52,11 +52,13 @@ func withHeader(err error, key, value string) error {
 	return status
 }
 
-// exhaustedElsewhere are the codes of ErrExhausted where it is not the caller
-// who asks too much but the machine that has no more: 503 rather than 429.
-var exhaustedElsewhere = map[string]bool{
-	CodeNoCapacity: true,
-	CodeDiskFull:   true,
+// statusOfCode are the codes that say more than their class does.
+var statusOfCode = map[string]int{
+	// Not the caller asks too much, the machine has no more.
+	CodeNoCapacity: http.StatusServiceUnavailable,
+	CodeStoreFull:  http.StatusServiceUnavailable,
+	// The time that passed was the client's, not the function's.
+	CodeRequestTimeout: http.StatusRequestTimeout,
 }
 
 // Status returns the HTTP status for an error.
@@ -66,11 +68,11 @@ func Status(err error) int {
 		return forced.status
 	}
 	known := visible(err)
+	if status, ok := statusOfCode[known.Code]; ok {
+		return status
+	}
 	for _, c := range classes {
 		if c.class == known.Class {
-			if c.class == orchestrator.ErrExhausted && exhaustedElsewhere[known.Code] {
-				return http.StatusServiceUnavailable
-			}
 			return c.status
 		}
 	}
