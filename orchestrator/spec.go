@@ -91,8 +91,9 @@ const (
 // ParseBytes reads the text form. The error is ErrInvalid.
 func ParseBytes(s string) (Bytes, error) {
 	text := strings.TrimSpace(s)
-	digits := strings.TrimRightFunc(text, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
-	unit := strings.TrimSpace(text[len(digits):])
+	unit := strings.TrimLeft(text, "0123456789.")
+	digits := strings.TrimSuffix(text, unit)
+	unit = strings.TrimSpace(unit)
 	var scale Bytes
 	switch strings.ToLower(unit) {
 	case "", "b":
