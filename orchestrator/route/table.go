@@ -1,0 +1,366 @@
+// Package route knows, for each function, the release that answers and its
+// pool. Lookup is the first step of every invocation and takes no lock; all
+// changes go through Table, which is the orchestrator's Fleet.
+package route
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/capacity"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
+)
+
+// tickInterval is how often active pools are looked after: the windows of the
+// scaling decision count in seconds.
+const tickInterval = time.Second
+
+// Route is how a function is reached: an immutable snapshot.
+type Route struct {
+	Release orchestrator.Release
+	Pool    *pool.Pool
+}
+
+// Launcher is a pool.Launcher that knows what it has in hand: containers that
+// are starting and belong to no pool yet.
+type Launcher interface {
+	pool.Launcher
+	// Owns says whether a container is under the launcher's care.
+	Owns(id string) bool
+	// Died tells that a container ended.
+	Died(id string, exitCode int, oom bool)
+}
+
+// Waker is a Launcher that knows how a release is woken from zero.
+type Waker interface {
+	// Wake returns pool.OriginCell or pool.OriginImage, and why.
+	Wake(release orchestrator.Release) (how, reason string)
+}
+
+// Config sets a Table up.
+type Config struct {
+	Launcher Launcher                     // required
+	Capacity *capacity.Budget             // nil = without bounds
+	NewConns func(addr string) pool.Conns // of the data plane; may be nil
+	Observer pool.Observer                // may be nil
+	Logger   *slog.Logger                 // nil = discard
+}
+
+// Table is the routing table. Open starts what keeps the pools going, Close
+// ends it. All methods are safe for concurrent use.
+type Table struct {
+	launcher Launcher
+	pools    pool.Config // shared by all pools
+	routes   atomic.Pointer[map[string]*Route]
+	active   activeSet
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	mu       sync.Mutex // guards changes of routes, and what follows
+	proven   map[string]*pool.Pool
+	leaving  map[*pool.Pool]string // draining -> function
+	isOpen   bool
+	isClosed bool
+}
+
+var _ orchestrator.Fleet = (*Table)(nil)
+
+// New returns an empty Table.
+func New(config Config) *Table {
+	t := &Table{launcher: config.Launcher, proven: map[string]*pool.Pool{}, leaving: map[*pool.Pool]string{}}
+	if config.Capacity == nil {
+		config.Capacity = capacity.New(capacity.Config{})
+	}
+	t.pools = pool.Config{
+		Launcher: config.Launcher, Capacity: config.Capacity, NewConns: config.NewConns,
+		Observer: config.Observer, Logger: config.Logger, Activity: t.active.set,
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.routes.Store(&map[string]*Route{})
+	return t
+}
+
+// Open starts the loop that looks after active pools once a second: minimum
+// instances, freezing, keep-alive, scale-down. At start-up it is called after
+// the running containers have been adopted, or minimum instances would be
+// started beside them.
+func (t *Table) Open() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isOpen || t.isClosed {
+		return
+	}
+	t.isOpen = true
+	t.work.Add(1)
+	go t.tick()
+}
+
+func (t *Table) tick() {
+	defer t.work.Done()
+	ticker := time.NewTicker(tickInterval)
+	defer ticker.Stop()
+	var due []*pool.Pool
+	for {
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		due = t.active.snapshot(due[:0])
+		for _, p := range due {
+			p.Tick()
+		}
+		clear(due)
+	}
+}
+
+// Lookup returns a function's route, or nil. It takes no lock and allocates
+// nothing.
+func (t *Table) Lookup(name string) *Route { return (*t.routes.Load())[name] }
+
+// Names returns how many functions answer and calls f for each, in no order,
+// until it returns false.
+func (t *Table) Each(f func(name string, r *Route) bool) {
+	for name, r := range *t.routes.Load() {
+		if !f(name, r) {
+			return
+		}
+	}
+}
+
+// replace changes the routes; mu is held.
+func (t *Table) replace(name string, r *Route) {
+	routes := maps.Clone(*t.routes.Load())
+	if r == nil {
+		delete(routes, name)
+	} else {
+		routes[name] = r
+	}
+	t.routes.Store(&routes)
+}
+
+// identity tells releases apart whose instances cannot serve each other.
+func identity(r orchestrator.Release) string {
+	return r.Spec.Name + "/" + r.Revision.ID + "/" + r.ConfigHash()
+}
+
+// Prove starts one instance of a release and returns once it is ready.
+func (t *Table) Prove(ctx context.Context, release orchestrator.Release) error {
+	p := pool.New(&t.pools, release)
+	if err := p.Prove(ctx); err != nil {
+		t.retire(p, release.Spec.Name)
+		return err
+	}
+	t.mu.Lock()
+	before := t.proven[identity(release)]
+	closed := t.isClosed
+	t.proven[identity(release)] = p
+	t.mu.Unlock()
+	if before != nil {
+		t.retire(before, release.Spec.Name)
+	}
+	if closed {
+		t.Discard(release)
+	}
+	return nil
+}
+
+// Discard ends what Prove started.
+func (t *Table) Discard(release orchestrator.Release) {
+	t.mu.Lock()
+	p := t.proven[identity(release)]
+	delete(t.proven, identity(release))
+	t.mu.Unlock()
+	if p != nil {
+		t.retire(p, release.Spec.Name)
+	}
+}
+
+// Serve makes a release the one that answers for its function.
+func (t *Table) Serve(release orchestrator.Release) {
+	name, id := release.Spec.Name, identity(release)
+	t.mu.Lock()
+	old := t.Lookup(name)
+	proven := t.proven[id]
+	delete(t.proven, id)
+	if old != nil && identity(old.Release) == id {
+		old.Pool.Configure(release.Spec)
+		t.replace(name, &Route{Release: release, Pool: old.Pool})
+		t.mu.Unlock()
+		if proven != nil {
+			t.retire(proven, name)
+		}
+		return
+	}
+	if proven == nil {
+		proven = pool.New(&t.pools, release)
+	}
+	proven.Configure(release.Spec)
+	if old != nil {
+		proven.Inherit(old.Pool)
+	}
+	t.replace(name, &Route{Release: release, Pool: proven})
+	t.mu.Unlock()
+	if old != nil {
+		t.retire(old.Pool, name)
+	}
+}
+
+// Remove stops answering for a function and ends its instances.
+func (t *Table) Remove(ctx context.Context, name string) error {
+	t.mu.Lock()
+	old := t.Lookup(name)
+	if old != nil {
+		t.replace(name, nil)
+	}
+	t.mu.Unlock()
+	if old != nil {
+		t.retire(old.Pool, name)
+	}
+	for _, p := range t.leavingOf(name) {
+		select {
+		case <-p.Gone():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// retire drains a pool in the background and keeps it known until it is gone.
+func (t *Table) retire(p *pool.Pool, name string) {
+	t.mu.Lock()
+	if t.isClosed {
+		t.mu.Unlock()
+		p.Drain()
+		return
+	}
+	t.leaving[p] = name
+	t.work.Add(1)
+	t.mu.Unlock()
+	p.Drain()
+	go func() {
+		defer t.work.Done()
+		select {
+		case <-p.Gone():
+			t.mu.Lock()
+			delete(t.leaving, p)
+			t.mu.Unlock()
+		case <-t.ctx.Done():
+		}
+	}()
+}
+
+func (t *Table) leavingOf(name string) []*pool.Pool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var pools []*pool.Pool
+	for p, n := range t.leaving {
+		if n == name {
+			pools = append(pools, p)
+		}
+	}
+	return pools
+}
+
+// all returns every pool there is.
+func (t *Table) all() []*pool.Pool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	routes := *t.routes.Load()
+	pools := make([]*pool.Pool, 0, len(routes)+len(t.proven)+len(t.leaving))
+	for _, r := range routes {
+		pools = append(pools, r.Pool)
+	}
+	for _, p := range t.proven {
+		pools = append(pools, p)
+	}
+	for p := range t.leaving {
+		pools = append(pools, p)
+	}
+	return pools
+}
+
+// Adopt hands over a container that an earlier gateway started.
+func (t *Table) Adopt(c orchestrator.Container) bool {
+	if c.State != orchestrator.ContainerRunning && c.State != orchestrator.ContainerFrozen || c.Addr == "" {
+		return false
+	}
+	r := t.Lookup(c.Labels[orchestrator.LabelFunction])
+	if r == nil || r.Release.Revision.ID != c.Labels[orchestrator.LabelRevision] || r.Release.ConfigHash() != c.Labels[orchestrator.LabelConfig] {
+		return false
+	}
+	addr := net.JoinHostPort(c.Addr, strconv.Itoa(orchestrator.InstancePort))
+	launched := pool.Launched{ID: c.ID, Addr: addr, Origin: pool.OriginAdopted}
+	return r.Pool.Adopt(launched, c.State == orchestrator.ContainerFrozen, c.CreatedAt)
+}
+
+// Died tells that a container ended.
+func (t *Table) Died(id string, exitCode int, oom bool) {
+	t.launcher.Died(id, exitCode, oom)
+	for _, p := range t.all() {
+		if p.Died(id, exitCode, oom) {
+			return
+		}
+	}
+}
+
+// Owns says whether a container is in use.
+func (t *Table) Owns(id string) bool {
+	if t.launcher.Owns(id) {
+		return true
+	}
+	for _, p := range t.all() {
+		if p.Owns(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// Status describes the instances of a function, those of replaced revisions
+// that still finish requests among them.
+func (t *Table) Status(name string) (orchestrator.FunctionStatus, bool) {
+	r := t.Lookup(name)
+	if r == nil {
+		return orchestrator.FunctionStatus{}, false
+	}
+	s := r.Pool.Status()
+	for _, p := range t.leavingOf(name) {
+		o := p.Status()
+		s.Ready, s.Frozen, s.Starting = s.Ready+o.Ready, s.Frozen+o.Frozen, s.Starting+o.Starting
+		s.Draining, s.InFlight = s.Draining+o.Draining, s.InFlight+o.InFlight
+		s.Instances = append(s.Instances, o.Instances...)
+	}
+	s.Wake, s.WakeReason = pool.OriginImage, ""
+	if w, ok := t.launcher.(Waker); ok {
+		s.Wake, s.WakeReason = w.Wake(r.Release)
+	}
+	return s, true
+}
+
+// Close ends the table and leaves the instances running for the next gateway to
+// adopt. It waits for requests in flight until ctx ends.
+func (t *Table) Close(ctx context.Context) error {
+	t.mu.Lock()
+	t.isClosed = true
+	t.mu.Unlock()
+	var first error
+	for _, p := range t.all() {
+		if err := p.Close(ctx); err != nil && first == nil {
+			first = err
+		}
+	}
+	t.cancel()
+	t.work.Wait()
+	return first
+}
