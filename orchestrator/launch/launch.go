@@ -1,0 +1,294 @@
+// Package launch starts instances on an Engine: it runs the container, waits
+// until the function answers ready, and when it does not, says why with the
+// last lines the container wrote.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/capacity"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
+)
+
+const (
+	// DefaultStartTimeout is how long an instance may take from its container's
+	// start to its first ready answer: time for a large model or a JVM.
+	DefaultStartTimeout = 60 * time.Second
+	// cleanupTimeout bounds what is done about a failed start: its logs, its
+	// removal.
+	cleanupTimeout = 15 * time.Second
+	// inspectInterval is how often a container that is not ready yet is looked
+	// at, in case the event of its end was missed.
+	inspectInterval = time.Second
+	// outputLines is how much of a failed instance's output an error carries.
+	outputLines = 50
+)
+
+// Freezer suspends containers. An Engine is one; Cgroup is a faster one.
+type Freezer interface {
+	Freeze(ctx context.Context, id string) error
+	Thaw(ctx context.Context, id string) error
+}
+
+// Config sets a Launcher up.
+type Config struct {
+	Engine       orchestrator.Engine // required
+	Freezer      Freezer             // nil = Engine
+	Capacity     *capacity.Budget    // gives turns to start; nil = at once
+	Owner        string              // id of the installation
+	Network      string              // name of the instances' network
+	StartTimeout time.Duration       // 0 = DefaultStartTimeout
+	Logger       *slog.Logger        // nil = discard
+}
+
+// Launcher is the pool.Launcher on containers. It is safe for concurrent use and
+// has no goroutine of its own.
+type Launcher struct {
+	config Config
+	dialer net.Dialer
+
+	mu      sync.Mutex
+	inHand  map[string]*watch // starting, or being removed after a failed start
+	running int               // Engine.Run calls under way
+	early   map[string]exit   // ends told while running > 0, of unknown containers
+}
+
+var _ pool.Launcher = (*Launcher)(nil)
+
+// watch waits for a container's end.
+type watch struct {
+	cancel context.CancelCauseFunc
+}
+
+// exit is how a container ended.
+type exit struct {
+	code int
+	oom  bool
+}
+
+func (e exit) Error() string {
+	if e.oom {
+		return "was killed for using more memory than it may"
+	}
+	return "ended with exit code " + strconv.Itoa(e.code)
+}
+
+// New returns a Launcher.
+func New(config Config) *Launcher {
+	if config.Freezer == nil {
+		config.Freezer = config.Engine
+	}
+	if config.StartTimeout <= 0 {
+		config.StartTimeout = DefaultStartTimeout
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Launcher{config: config, inHand: map[string]*watch{}, early: map[string]exit{}}
+}
+
+// Launch runs a container for the release and returns once it is ready.
+// Errors: ErrFunction, code "instance-start-failed", when it ended or did not
+// become ready in time; those of Engine.Run; ctx's. Nothing is left behind.
+func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched, error) {
+	container, ready, release, err := l.run(ctx, order)
+	if err != nil {
+		return pool.Launched{}, err
+	}
+	defer release()
+	addr := net.JoinHostPort(container.Addr, strconv.Itoa(orchestrator.InstancePort))
+	if container.State == orchestrator.ContainerExited || container.Addr == "" {
+		err = exit{code: container.ExitCode, oom: container.OOMKilled}
+	} else {
+		err = l.untilReady(ready, container.ID, addr, order.Release.Template.HTTPReady)
+	}
+	if err != nil {
+		err = l.failed(ctx, order.Release, container.ID, err)
+		l.remove(ctx, container.ID)
+		return pool.Launched{}, err
+	}
+	return pool.Launched{ID: container.ID, Addr: addr, Origin: pool.OriginImage}, nil
+}
+
+// run creates the container and begins to watch it. The context it returns ends
+// with the start timeout, and with the container, whose exit is then the cause.
+func (l *Launcher) run(ctx context.Context, order pool.Order) (orchestrator.Container, context.Context, func(), error) {
+	started := func() {}
+	if l.config.Capacity != nil {
+		var err error
+		if started, err = l.config.Capacity.Start(ctx, order.Release.Spec.Name, order.Priority); err != nil {
+			return orchestrator.Container{}, nil, nil, err
+		}
+	}
+	l.mu.Lock()
+	l.running++
+	l.mu.Unlock()
+	container, err := l.create(ctx, order.Release)
+	// Only the engine's part counts as a start: that is what it does few of at
+	// one time. How long the function then takes to be ready is its own matter.
+	started()
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running--
+	var end exit
+	var ended bool
+	if err == nil {
+		end, ended = l.early[container.ID]
+	}
+	if l.running == 0 {
+		clear(l.early)
+	}
+	if err != nil {
+		return container, nil, nil, runError(ctx, order.Release, err)
+	}
+	ready, cancel := context.WithCancelCause(ctx)
+	ready, stop := context.WithTimeoutCause(ready, l.config.StartTimeout, errNotReady)
+	l.inHand[container.ID] = &watch{cancel: cancel}
+	if ended {
+		cancel(end)
+	}
+	return container, ready, func() {
+		stop()
+		cancel(nil)
+		l.mu.Lock()
+		delete(l.inHand, container.ID)
+		l.mu.Unlock()
+	}, nil
+}
+
+// create runs the container, and makes the network again when somebody removed
+// it.
+func (l *Launcher) create(ctx context.Context, release orchestrator.Release) (orchestrator.Container, error) {
+	config := release.Container(l.config.Owner, l.config.Network)
+	container, err := l.config.Engine.Run(ctx, config)
+	var known *orchestrator.Error
+	if !errors.As(err, &known) || known.Code != codeNoNetwork {
+		return container, err
+	}
+	labels := map[string]string{orchestrator.LabelOwner: l.config.Owner}
+	if err := l.config.Engine.EnsureNetwork(ctx, l.config.Network, labels); err != nil {
+		return container, err
+	}
+	return l.config.Engine.Run(ctx, config)
+}
+
+// codeNoNetwork is the engine's code for a network that does not exist.
+const codeNoNetwork = "network-not-found"
+
+// runError makes an engine's refusal fit what a Launcher returns.
+func runError(ctx context.Context, release orchestrator.Release, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, orchestrator.ErrNotFound):
+		return orchestrator.Errorf(orchestrator.ErrUnavailable, "image-missing",
+			"the image of revision %s of %s is gone: %v", release.Revision.ID, release.Spec.Name, err).
+			WithHint("deploy the function again")
+	}
+	return fmt.Errorf("start an instance of %s: %w", release.Spec.Name, err)
+}
+
+var errNotReady = errors.New("not ready in time")
+
+// failed makes the error of a start that did not come to a ready instance.
+func (l *Launcher) failed(ctx context.Context, release orchestrator.Release, id string, cause error) error {
+	if ctx.Err() != nil { // nobody wants it any more
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	name := release.Spec.Name
+	e := &orchestrator.Error{Class: orchestrator.ErrFunction, Code: "instance-start-failed", Output: l.output(ctx, id)}
+	var end exit
+	// The event of the end says less than the engine's record, and may be missing.
+	died := errors.As(cause, &end)
+	if c, err := l.config.Engine.Inspect(ctx, id); err == nil && c.State == orchestrator.ContainerExited {
+		died, end = true, exit{code: c.ExitCode, oom: c.OOMKilled || end.oom}
+	}
+	switch {
+	case !died:
+		e.Detail = fmt.Sprintf("an instance of %s was not ready within %s", name, l.config.StartTimeout)
+		e.Hint = fmt.Sprintf("it has to listen on port %d ($PORT) on all interfaces", orchestrator.InstancePort)
+		var notReady *notReadyError
+		if errors.As(cause, &notReady) {
+			e.Detail += ": " + notReady.Error()
+			e.Hint = "its output may tell what it waits for"
+		}
+	case end.oom:
+		e.Detail = fmt.Sprintf("an instance of %s needed more than its %s of memory to start", name, release.Spec.Resources.Memory)
+		e.Hint = "raise resources.memory"
+	default:
+		e.Detail = fmt.Sprintf("an instance of %s ended with exit code %d before it was ready", name, end.code)
+		e.Hint = "its last lines are in the output; run the function's code locally to see it fail"
+	}
+	return e
+}
+
+// output returns the last lines of a container.
+func (l *Launcher) output(ctx context.Context, id string) []string {
+	var lines []string
+	for line, err := range l.config.Engine.Logs(ctx, id, orchestrator.LogOptions{Tail: outputLines}) {
+		if err != nil {
+			l.config.Logger.Warn("read the output of a failed instance", "container_id", id, "error", err)
+			break
+		}
+		lines = append(lines, line.Text)
+	}
+	return lines
+}
+
+// remove ends a container that no pool will have.
+func (l *Launcher) remove(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if err := l.config.Engine.Stop(ctx, id, 0); err != nil {
+		l.config.Logger.Warn("remove an instance that did not start", "container_id", id, "error", err)
+	}
+}
+
+// Owns says whether a container is starting, or being removed after a start
+// that failed.
+func (l *Launcher) Owns(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inHand[id] != nil
+}
+
+// maxEarly bounds the ends that are remembered while containers are created.
+const maxEarly = 256
+
+// Died tells that a container ended: a start that waits for it fails at once.
+func (l *Launcher) Died(id string, exitCode int, oom bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	end := exit{code: exitCode, oom: oom}
+	if w := l.inHand[id]; w != nil {
+		w.cancel(end)
+	} else if l.running > 0 && len(l.early) < maxEarly {
+		l.early[id] = end
+	}
+}
+
+// Freeze suspends an instance.
+func (l *Launcher) Freeze(ctx context.Context, id string) error {
+	return l.config.Freezer.Freeze(ctx, id)
+}
+
+// Thaw resumes an instance.
+func (l *Launcher) Thaw(ctx context.Context, id string) error {
+	return l.config.Freezer.Thaw(ctx, id)
+}
+
+// Stop ends and removes an instance.
+func (l *Launcher) Stop(ctx context.Context, id string, grace time.Duration) error {
+	return l.config.Engine.Stop(ctx, id, grace)
+}

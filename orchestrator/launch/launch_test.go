@@ -1,0 +1,267 @@
+package launch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/capacity"
+	"github.com/kilnfaas/kiln/orchestrator/enginetest"
+	"github.com/kilnfaas/kiln/orchestrator/launch"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
+)
+
+const (
+	owner   = "launch-test"
+	network = "kiln-launch-test"
+	image   = "kiln/f:r1-abc"
+)
+
+// rig is a launcher on a fake engine whose image runs one program.
+type rig struct {
+	*launch.Launcher
+	engine *enginetest.Fake
+}
+
+func newRig(t *testing.T, program enginetest.Program, change ...func(*launch.Config)) *rig {
+	t.Helper()
+	engine := enginetest.NewFake()
+	if err := engine.EnsureNetwork(t.Context(), network, nil); err != nil {
+		t.Fatal(err)
+	}
+	engine.AddImage(image, program, nil)
+	config := launch.Config{Engine: engine, Owner: owner, Network: network, StartTimeout: 10 * time.Second}
+	for _, f := range change {
+		f(&config)
+	}
+	l := launch.New(config)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		engine.Events(ctx, map[string]string{orchestrator.LabelOwner: owner}, func(e orchestrator.Event) {
+			switch e.Kind {
+			case orchestrator.EventDied:
+				l.Died(e.ID, e.ExitCode, false)
+			case orchestrator.EventOOM:
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		if left, err := engine.List(context.Background(), nil); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+		engine.Close()
+	})
+	return &rig{Launcher: l, engine: engine}
+}
+
+func order(asks bool) pool.Order {
+	spec := orchestrator.DefaultSpec()
+	spec.Name, spec.Template = "f", "python"
+	return pool.Order{Release: orchestrator.Release{
+		Spec:     spec,
+		Revision: orchestrator.Revision{ID: "r1-abc", Function: "f", Image: image},
+		Template: orchestrator.Template{Name: "python", HTTPReady: asks},
+	}}
+}
+
+func (r *rig) stop(t *testing.T, id string) {
+	t.Helper()
+	if err := r.Stop(t.Context(), id, time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLaunchWaitsForTheReadyAnswer(t *testing.T) {
+	var asked atomic.Int32
+	r := newRig(t, enginetest.Serve(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path != "/_kiln/ready" {
+			t.Errorf("asked for %s", q.URL.Path)
+		}
+		if asked.Add(1) < 4 {
+			http.Error(w, "loading", http.StatusServiceUnavailable)
+		}
+	})))
+	got, err := r.Launch(t.Context(), order(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.stop(t, got.ID)
+	if asked.Load() != 4 || got.Origin != pool.OriginImage {
+		t.Errorf("asked %d times, origin %q", asked.Load(), got.Origin)
+	}
+	conn, err := net.Dial("tcp", got.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if r.Owns(got.ID) {
+		t.Error("the launcher still owns what it has handed over")
+	}
+}
+
+func TestLaunchOfOwnDockerfileNeedsOnlyThePort(t *testing.T) {
+	r := newRig(t, enginetest.Serve(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+		t.Errorf("asked for %s", q.URL)
+	})))
+	got, err := r.Launch(t.Context(), order(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stop(t, got.ID)
+}
+
+func TestLaunchFailures(t *testing.T) {
+	tests := []struct {
+		name    string
+		program enginetest.Program
+		asks    bool
+		change  func(*launch.Config)
+		detail  string
+		hint    string
+		output  string
+		within  time.Duration
+	}{
+		{
+			name: "exits", program: enginetest.ExitAtOnce(3, "Traceback", "ImportError: no module"),
+			detail: "ended with exit code 3 before it was ready", output: "Traceback|ImportError: no module", within: 2 * time.Second,
+		},
+		{
+			name: "exits late",
+			program: func(ctx context.Context, p *enginetest.Process) int {
+				select {
+				case <-time.After(100 * time.Millisecond):
+				case <-ctx.Done():
+				}
+				fmt.Fprintln(p.Stdout, "giving up")
+				return 1
+			},
+			detail: "ended with exit code 1", output: "giving up", within: 2 * time.Second,
+		},
+		{
+			name: "out of memory",
+			program: func(ctx context.Context, p *enginetest.Process) int {
+				p.Allocate(1 << 40)
+				<-ctx.Done()
+				return 137
+			},
+			detail: "needed more than its 128MiB of memory", hint: "raise resources.memory", within: 2 * time.Second,
+		},
+		{
+			name: "never listens", program: enginetest.NeverReady(),
+			change: func(c *launch.Config) { c.StartTimeout = 150 * time.Millisecond },
+			detail: "was not ready within 150ms", hint: "$PORT", within: 2 * time.Second,
+		},
+		{
+			name: "never says yes", asks: true,
+			program: enginetest.Serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, "waiting for the database", http.StatusServiceUnavailable)
+			})),
+			change: func(c *launch.Config) { c.StartTimeout = 150 * time.Millisecond },
+			detail: "answered 503: waiting for the database", within: 2 * time.Second,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var change []func(*launch.Config)
+			if test.change != nil {
+				change = append(change, test.change)
+			}
+			r := newRig(t, test.program, change...)
+			begin := time.Now()
+			_, err := r.Launch(t.Context(), order(test.asks))
+			var e *orchestrator.Error
+			if !errors.As(err, &e) || !errors.Is(err, orchestrator.ErrFunction) || e.Code != "instance-start-failed" {
+				t.Fatalf("got %#v", err)
+			}
+			if !strings.Contains(e.Detail, test.detail) || !strings.Contains(e.Hint, test.hint) {
+				t.Errorf("got %q (%q), want %q (%q)", e.Detail, e.Hint, test.detail, test.hint)
+			}
+			if got := strings.Join(e.Output, "|"); got != test.output {
+				t.Errorf("output %q, want %q", got, test.output)
+			}
+			if took := time.Since(begin); took > test.within {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+func TestLaunchNoticesAnEndWithoutEvents(t *testing.T) {
+	engine := enginetest.NewFake()
+	defer engine.Close()
+	if err := engine.EnsureNetwork(t.Context(), network, nil); err != nil {
+		t.Fatal(err)
+	}
+	engine.AddImage(image, func(ctx context.Context, _ *enginetest.Process) int {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		return 9
+	}, nil)
+	l := launch.New(launch.Config{Engine: engine, Owner: owner, Network: network})
+	_, err := l.Launch(t.Context(), order(false))
+	if err == nil || !strings.Contains(err.Error(), "exit code 9") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLaunchCalledOffLeavesNothing(t *testing.T) {
+	r := newRig(t, enginetest.NeverReady())
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := r.Launch(ctx, order(false)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLaunchWithoutImageOrNetwork(t *testing.T) {
+	r := newRig(t, enginetest.Serve(http.NotFoundHandler()))
+	gone := order(false)
+	gone.Release.Revision.Image = "kiln/f:r0-gone"
+	_, err := r.Launch(t.Context(), gone)
+	var e *orchestrator.Error
+	if !errors.As(err, &e) || e.Code != "image-missing" || !errors.Is(err, orchestrator.ErrUnavailable) || errors.Is(err, orchestrator.ErrNotFound) {
+		t.Errorf("got %#v", err)
+	}
+
+	again := launch.New(launch.Config{Engine: r.engine, Owner: owner, Network: "kiln-removed-by-somebody"})
+	got, err := again.Launch(t.Context(), order(false))
+	if err != nil {
+		t.Fatalf("the network was not made again: %v", err)
+	}
+	r.stop(t, got.ID)
+}
+
+func TestLaunchTakesTurns(t *testing.T) {
+	budget := capacity.New(capacity.Config{Starts: 2})
+	r := newRig(t, enginetest.Serve(http.NotFoundHandler()), func(c *launch.Config) { c.Capacity = budget })
+	r.engine.Delay(enginetest.OpRun, 20*time.Millisecond)
+	ids := make(chan string, 8)
+	for range cap(ids) {
+		go func() {
+			got, err := r.Launch(context.Background(), order(false))
+			if err != nil {
+				t.Error(err)
+			}
+			ids <- got.ID
+		}()
+	}
+	for range cap(ids) {
+		r.stop(t, <-ids)
+	}
+	if n := r.engine.MostRunsAtOnce(); n != 2 {
+		t.Errorf("%d at one time, want 2", n)
+	}
+}
