@@ -172,16 +172,18 @@ func (p *Pool) startFailed(in *instance, err error, now instant) {
 	p.provision(now)
 }
 
-// startError is what requests get that waited for a start that failed.
+// startError is what requests get that waited for a start that failed. Classes
+// that would blame the request (not found, invalid) become ErrUnavailable.
 func startError(err error, function string) error {
 	var known *orchestrator.Error
 	if errors.As(err, &known) {
-		return err
+		switch known.Class {
+		case orchestrator.ErrFunction, orchestrator.ErrExhausted, orchestrator.ErrUnavailable:
+			return err
+		}
 	}
-	return &orchestrator.Error{
-		Class: orchestrator.ErrUnavailable, Code: "instance-start-failed",
-		Detail: "an instance of " + function + " could not be started", Hint: "retry; the gateway's log has the cause", Cause: err,
-	}
+	return orchestrator.Errorf(orchestrator.ErrUnavailable, "instance-start-failed",
+		"an instance of %s could not be started: %v", function, err).WithHint("retry; a new deploy may help")
 }
 
 // callOff cancels the starts that nobody waits for any more and that have not
@@ -232,8 +234,5 @@ func (p *Pool) Prove(ctx context.Context) error {
 	if s.err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if s.err != nil {
-		return startError(s.err, p.name)
-	}
-	return nil
+	return s.err
 }
