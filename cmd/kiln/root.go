@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitRefused = 1 // the function or the gateway said no
+	exitUsage   = 2 // the command makes no sense
+)
+
+// Environment variables of the tool.
+const (
+	envGateway = "KILN_GATEWAY"
+	envToken   = "KILN_TOKEN"
+)
+
+// callTimeout bounds a call that the gateway answers from memory or its store.
+const callTimeout = 30 * time.Second
+
+// streams are the tool's standard streams.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// tool is what all verbs share: the global flags and the streams.
+type tool struct {
+	streams
+	gateway string // flag; empty = not given
+	token   string // flag; empty = not given
+	format  string // formatTable or formatJSON
+}
+
+// Values of --output.
+const (
+	formatTable = "table"
+	formatJSON  = "json"
+)
+
+// run executes a command line and returns the exit code.
+func run(ctx context.Context, args []string, s streams) int {
+	t := &tool{streams: s}
+	root := t.root()
+	root.SetArgs(args)
+	root.SetIn(s.in)
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if usage := (usageError{}); errors.As(err, &usage) {
+		fmt.Fprintf(s.err, "error: %v\n", usage.err)
+		fmt.Fprintf(s.err, "  next: %s --help\n", usage.command)
+		return exitUsage
+	}
+	if !errors.Is(err, errShown) {
+		t.showError(err)
+	}
+	return exitRefused
+}
+
+// errShown is a failure that has been told to the user already.
+var errShown = errors.New("failed")
+
+// usageError is a command line that makes no sense.
+type usageError struct {
+	command string // path of the command whose help tells more
+	err     error
+}
+
+// Error returns the reason.
+func (e usageError) Error() string { return e.err.Error() }
+
+// usagef returns a usageError of a command.
+func usagef(cmd *cobra.Command, format string, args ...any) error {
+	return usageError{command: cmd.CommandPath(), err: fmt.Errorf(format, args...)}
+}
+
+// root returns the command tree.
+func (t *tool) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kiln",
+		Short: "Functions on plain Docker",
+		Long: `Kiln turns a folder of code into an HTTP function on plain Docker.
+
+  kiln new hello --template python     begin a function
+  kiln deploy hello                    build it and make it live
+  kiln invoke hello -d world           call it
+  kiln logs -f hello                   read what it prints`,
+		Args:          cobra.ArbitraryArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownCommand(cmd, args[0])
+		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if t.format != formatTable && t.format != formatJSON {
+				return usagef(cmd, "--output is %q; it can be %s or %s", t.format, formatTable, formatJSON)
+			}
+			return nil
+		},
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&t.gateway, "gateway", "", "address of the gateway (env "+envGateway+", default "+api.DefaultBaseURL+")")
+	flags.StringVar(&t.token, "token", "", "access token (env "+envToken+")")
+	flags.StringVarP(&t.format, "output", "o", formatTable, "table or json")
+	complete(root, "output", cobra.FixedCompletions([]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{cmd.CommandPath(), err} })
+	root.AddGroup(
+		&cobra.Group{ID: groupFunction, Title: "Functions:"},
+		&cobra.Group{ID: groupSystem, Title: "The system:"},
+	)
+	root.SetHelpCommandGroupID(groupSystem)
+	root.SetCompletionCommandGroupID(groupSystem)
+	addTo(root, groupFunction, t.newCommand(), t.deployCommand(), t.invokeCommand(), t.lsCommand(), t.describeCommand(), t.logsCommand(),
+		t.scaleCommand(), t.revisionsCommand(), t.rollbackCommand(), t.rmCommand())
+	addTo(root, groupSystem, t.templatesCommand(), t.doctorCommand(), t.loginCommand(), t.versionCommand())
+	return root
+}
+
+// Groups of commands in the help.
+const (
+	groupFunction = "function"
+	groupSystem   = "system"
+)
+
+// addTo adds commands to a group and makes their argument errors usage errors.
+func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, c := range commands {
+		c.GroupID = group
+		if check := c.Args; check != nil {
+			c.Args = func(cmd *cobra.Command, args []string) error {
+				if err := check(cmd, args); err != nil {
+					return usageError{cmd.CommandPath(), fmt.Errorf("%w; the form is: %s", err, cmd.UseLine())}
+				}
+				return nil
+			}
+		}
+		root.AddCommand(c)
+	}
+}
+
+// unknownCommand names what was perhaps meant.
+func unknownCommand(root *cobra.Command, name string) error {
+	root.SuggestionsMinimumDistance = 2
+	if near := root.SuggestionsFor(name); len(near) > 0 {
+		return usagef(root, "there is no command %q; did you mean %s?", name, strings.Join(near, " or "))
+	}
+	return usagef(root, "there is no command %q", name)
+}
+
+// client returns a client of the gateway that flags, environment and the login
+// file name, in this order.
+func (t *tool) client() (*api.Client, error) {
+	stored, err := loadLogin()
+	if err != nil {
+		return nil, err
+	}
+	gateway := firstOf(t.gateway, os.Getenv(envGateway))
+	token := firstOf(t.token, os.Getenv(envToken))
+	if gateway == "" {
+		gateway = firstOf(stored.Gateway, api.DefaultBaseURL)
+	}
+	if token == "" && sameGateway(gateway, stored.Gateway) {
+		token = stored.Token // a token is for the gateway that it was stored with, and no other
+	}
+	gateway = normalGateway(gateway)
+	return &api.Client{BaseURL: gateway, Token: token, UserAgent: "kiln/" + version}, nil
+}
+
+// normalGateway completes an address that was given as host and port.
+func normalGateway(address string) string {
+	if !strings.Contains(address, "://") {
+		address = "http://" + address
+	}
+	return strings.TrimRight(address, "/")
+}
+
+func sameGateway(a, b string) bool { return b != "" && normalGateway(a) == normalGateway(b) }
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// checkName refuses a function's name early, and better than a 404 would.
+func checkName(cmd *cobra.Command, name string) error {
+	err := orchestrator.ValidateName(name)
+	if refusal := (*orchestrator.Error)(nil); errors.As(err, &refusal) {
+		return usagef(cmd, "%s; %s", refusal.Detail, refusal.Hint)
+	}
+	return err
+}
