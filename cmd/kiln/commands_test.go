@@ -1,0 +1,264 @@
+package main_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// pollInterval is how often a script looks again at something that is to come.
+const pollInterval = 50 * time.Millisecond
+
+// commands are what scripts can do besides testscript's own:
+//
+//	kiln ARG...             run the binary under test
+//	exits CODE PROGRAM...   run a program that must end with the code
+//	eventually D RE PROGRAM...
+//	                        run a program until its stdout matches, at most for D
+//	never D RE PROGRAM...   run a program for D; its stdout must not match
+//	serve [KEY=VALUE...]    start the script's own gateway (again)
+//	signal TERM|KILL        end it
+//	load NAME [CALLERS]     begin calling a function
+//	calm [ANSWER...]        stop; every call must have succeeded, and each answer come
+//	wheel FILE              write a Python wheel with the module kilnwheel
+//	owned N [LABEL=VALUE]   the gateway must have N containers
+//	leftovers               nothing that the gateway made may be left
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"kiln":       func(ts *testscript.TestScript, neg bool, args []string) { runProgram(ts, neg, "kiln", args...) },
+	"exits":      exits,
+	"eventually": eventually,
+	"never":      never,
+	"serve":      serve,
+	"signal":     sendSignal,
+	"load":       beginLoad,
+	"calm":       endLoad,
+	"wheel":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeWheel(ts.MkAbs(args[0]))) },
+	"owned":      owned,
+	"leftovers":  noLeftovers,
+}
+
+// world is what one script's commands share.
+type world struct {
+	bin     string
+	gateway *gateway // the script's own, or the shared one
+	own     bool
+
+	mu   sync.Mutex
+	load *load // guarded by mu
+}
+
+type worldKey struct{}
+
+func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+func runProgram(ts *testscript.TestScript, neg bool, program string, args ...string) {
+	err := ts.Exec(program, args...)
+	if neg && err == nil {
+		ts.Fatalf("%s succeeded", program)
+	}
+	if !neg && err != nil {
+		ts.Fatalf("%s %s: %v", program, strings.Join(args, " "), err)
+	}
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got, failure := 0, (*exec.ExitError)(nil)
+	if errors.As(err, &failure) {
+		got = failure.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("%s ended with %d, want %d", args[1], got, want)
+	}
+}
+
+// matches runs a program and says whether it succeeds and its output matches.
+func matches(ts *testscript.TestScript, pattern *regexp.Regexp, args []string) (bool, string) {
+	err := ts.Exec(args[0], args[1:]...)
+	out := ts.ReadFile("stdout")
+	return err == nil && pattern.MatchString(out), out + ts.ReadFile("stderr")
+}
+
+func parsePoll(ts *testscript.TestScript, args []string) (time.Duration, *regexp.Regexp, []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: eventually|never DURATION PATTERN PROGRAM ARG...")
+	}
+	d, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	return d, pattern, args[2:]
+}
+
+func eventually(ts *testscript.TestScript, _ bool, args []string) {
+	limit, pattern, program := parsePoll(ts, args)
+	deadline := time.Now().Add(limit)
+	for {
+		ok, out := matches(ts, pattern, program)
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no match of %q after %s; the last was:\n%s", pattern, limit, out)
+		}
+		time.Sleep(pollInterval) // the process under test has no clock of ours
+	}
+}
+
+func never(ts *testscript.TestScript, _ bool, args []string) {
+	limit, pattern, program := parsePoll(ts, args)
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(pollInterval) {
+		if ok, out := matches(ts, pattern, program); ok {
+			ts.Fatalf("%q matches:\n%s", pattern, out)
+		}
+	}
+}
+
+func serve(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	if !w.own {
+		ts.Fatalf("the gateway is shared by these scripts")
+	}
+	if w.gateway == nil {
+		work := ts.MkAbs("gateway")
+		ts.Check(os.MkdirAll(work, 0o755))
+		g, err := newGateway(w.bin, work)
+		ts.Check(err)
+		w.gateway = g
+		ts.Setenv("KILN_GATEWAY", g.url())
+		ts.Setenv("NETWORK", g.network)
+		ts.Defer(func() { ts.Check(g.destroy()) })
+	}
+	w.gateway.extra = args
+	err := w.gateway.start()
+	if neg && err == nil {
+		ts.Fatalf("the gateway started")
+	}
+	if !neg {
+		ts.Check(err)
+	}
+}
+
+func sendSignal(ts *testscript.TestScript, _ bool, args []string) {
+	signals := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
+	s, ok := signals[strings.Join(args, " ")]
+	if !ok {
+		ts.Fatalf("usage: signal TERM|KILL")
+	}
+	ts.Check(worldOf(ts).gateway.signal(s))
+}
+
+// defaultCallers keep two cores busy without starving the rest of the tests.
+const defaultCallers = 4
+
+func beginLoad(ts *testscript.TestScript, _ bool, args []string) {
+	w, callers := worldOf(ts), defaultCallers
+	if len(args) > 1 {
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		callers = n
+	}
+	l := startLoad(w.gateway.url()+"/invoke/"+args[0], callers)
+	w.mu.Lock()
+	w.load = l
+	w.mu.Unlock()
+	ts.Defer(func() { _, _, _ = l.stop() }) // a failing script has told already
+}
+
+func endLoad(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	w.mu.Lock()
+	l := w.load
+	w.mu.Unlock()
+	calls, answers, err := l.stop()
+	ts.Check(err)
+	ts.Logf("%d calls: %v", calls, answers)
+	for _, want := range args {
+		if answers[want] == 0 {
+			ts.Fatalf("no call was answered %q: %v", want, answers)
+		}
+	}
+	if len(args) > 0 && len(answers) != len(args) {
+		ts.Fatalf("answers %v, want only %q", answers, args)
+	}
+}
+
+func owned(ts *testscript.TestScript, _ bool, args []string) {
+	owner, err := worldOf(ts).gateway.owner()
+	ts.Check(err)
+	list := []string{"ps", "-aq", "--filter", "label=dev.kiln.owner=" + owner}
+	for _, label := range args[1:] {
+		list = append(list, "--filter", "label="+label)
+	}
+	out, err := dockerOutput(list...)
+	ts.Check(err)
+	if got := strconv.Itoa(len(lines(out))); got != args[0] {
+		ts.Fatalf("%s containers with %v, want %s", got, args[1:], args[0])
+	}
+}
+
+// reapTimeout is how long draining instances and their images may take.
+const reapTimeout = 40 * time.Second
+
+func noLeftovers(ts *testscript.TestScript, _ bool, _ []string) {
+	w := worldOf(ts)
+	deadline := time.Now().Add(reapTimeout)
+	for {
+		left, err := w.gateway.leftovers()
+		ts.Check(err)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+		}
+		time.Sleep(pollInterval) // the engine has no clock of ours
+	}
+}
+
+// setup prepares a script's environment. Shared is the gateway of all scripts,
+// nil when each has its own or needs none.
+func setup(bin string, shared *gateway, own bool) func(*testscript.Env) error {
+	return func(env *testscript.Env) error {
+		env.Values[worldKey{}] = &world{bin: bin, gateway: shared, own: own}
+		env.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+		env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, ".config"))
+		for _, key := range []string{"DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "SSL_CERT_FILE"} {
+			env.Setenv(key, os.Getenv(key))
+		}
+		if shared != nil {
+			env.Setenv("KILN_GATEWAY", shared.url())
+		}
+		return nil
+	}
+}
+
+// condition knows [has:PROGRAM]: the program is installed. Under CI a missing
+// one is a failure, not a reason to skip.
+func condition(cond string) (bool, error) {
+	program, ok := strings.CutPrefix(cond, "has:")
+	if !ok {
+		return false, fmt.Errorf("unknown condition %q", cond)
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		if os.Getenv("CI") == "true" {
+			return false, err
+		}
+		return false, nil
+	}
+	return true, nil
+}
