@@ -255,6 +255,7 @@ func (p *Pool) deactivate() {
 		return
 	}
 	p.active, p.window, p.mode = false, nil, scale.Mode{}
+	p.queue.spare, p.queue.spares = nil, 0
 	if p.cfg.Activity != nil {
 		p.cfg.Activity(p, false)
 	}

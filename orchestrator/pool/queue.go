@@ -1,7 +1,5 @@
 package pool
 
-import "sync"
-
 // waiter is a request in the queue.
 type waiter struct {
 	granted    chan grant // capacity 1; receives exactly one grant unless the waiter left the queue
@@ -16,13 +14,36 @@ type grant struct {
 	err error
 }
 
-// waiters are reused, as each has a channel.
-var waiters = sync.Pool{New: func() any { return &waiter{granted: make(chan grant, 1)} }}
-
 // queue is FIFO. Its zero value is empty.
 type queue struct {
 	first, last *waiter
 	len         int
+	spare       *waiter // to use again, linked by next
+	spares      int
+}
+
+// maxSpare bounds the waiters kept for use again: each has a channel, which is
+// worth keeping under overload and not worth more than some 10 KiB a function.
+const maxSpare = 64
+
+// take returns a waiter to push.
+func (q *queue) take(now instant) *waiter {
+	w := q.spare
+	if w == nil {
+		return &waiter{granted: make(chan grant, 1), since: now}
+	}
+	q.spare, w.next = w.next, nil
+	q.spares--
+	w.since = now
+	return w
+}
+
+// recycle takes back a waiter that has left the queue and whose channel is empty.
+func (q *queue) recycle(w *waiter) {
+	if q.spares < maxSpare {
+		w.next, q.spare = q.spare, w
+		q.spares++
+	}
 }
 
 func (q *queue) push(w *waiter) {

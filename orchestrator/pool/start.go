@@ -139,7 +139,6 @@ func (p *Pool) enlist(in *instance, launched Launched, reservation *capacity.Res
 	if slices.Contains(p.early, launched.ID) {
 		p.died(in, now, "ended as soon as it was ready")
 	} else {
-		in.prewarmed = in.start.priority == capacity.Background && p.queue.len == 0
 		p.to(in, Ready)
 		p.dispatch()
 	}
@@ -193,7 +192,7 @@ func (p *Pool) callOff() {
 	if p.queue.len > 0 {
 		return
 	}
-	p.callOffIf(func(s *start) bool { return !s.admitted && !s.pinned && s.priority == capacity.Caller })
+	p.callOffIf(func(s *start) bool { return !s.admitted && !s.pinned })
 }
 
 func (p *Pool) callOffIf(which func(*start) bool) {

@@ -45,13 +45,15 @@ func (p *Pool) endDrains(now instant) {
 func (p *Pool) resize(now instant) {
 	p.window.Add(p.load.average(now))
 	bounds := p.release.Spec.Scale
+	starting := p.demand().Starting
 	want, mode := scale.Decide(now, p.mode, scale.Fleet{
 		Stable: p.window.Stable(), Panic: p.window.Panic(), Concurrency: p.concurrency,
-		Ready: len(p.ready), Starting: p.count[Starting] + p.count[Thawing],
+		Ready: len(p.ready), Starting: starting,
 		Min: bounds.Min, Max: bounds.Max,
 	})
 	p.mode = mode
-	if have := len(p.ready) + p.count[Starting] + p.count[Thawing]; want > have {
+	// Without a request in sight the past is no reason to wake anything.
+	if have := len(p.ready) + starting; want > have && p.load.n > 0 {
 		p.grow(want-have, now)
 	} else if !mode.Panicking() {
 		p.park(len(p.ready) - max(1, want))
@@ -135,7 +137,7 @@ func (p *Pool) retire(now instant) {
 		spare--
 		idle := now - in.idleSince
 		remove := plan.Remove
-		if in.prewarmed {
+		if in.prewarmed && plan.Prewarm > 0 {
 			remove = plan.Expire - plan.Prewarm
 		}
 		switch {
@@ -186,7 +188,7 @@ func (p *Pool) keepWarm(now instant) {
 	}
 	if have == 0 && p.release.Spec.Scale.Min == 0 && p.prewarmDue(now) {
 		p.planned = p.load.idleSince
-		p.launch(now, capacity.Background, true)
+		p.launch(now, capacity.Background, true).prewarmed = true
 	}
 }
 

@@ -20,66 +20,64 @@ func (p *Pool) wait(ctx context.Context, now instant) (Lease, error) {
 		return Lease{}, err
 	}
 	p.activate()
-	w := waiters.Get().(*waiter)
-	w.since = now
+	w := p.queue.take(now)
 	p.arrive(now)
 	p.queue.push(w)
 	p.provision(now)
 	p.mu.Unlock()
 
-	var g grant
 	select {
-	case g = <-w.granted:
+	case g := <-w.granted:
+		return p.accept(w, g)
 	case <-ctx.Done():
-		var left bool
-		if g, left = p.abandon(w); left {
-			err := p.abandoned(ctx)
-			p.cfg.Observer.Queued(p.name, p.now()-w.since)
-			waiters.Put(w)
-			return Lease{}, err
-		}
+		return p.abandon(ctx, w)
 	}
+}
+
+// accept makes the lease of a request that waited.
+func (p *Pool) accept(w *waiter, g grant) (Lease, error) {
+	p.mu.Lock()
+	now := p.now()
 	since := w.since
-	waiters.Put(w)
+	p.queue.recycle(w)
+	lease := Lease{pool: p, instance: g.in, since: now, queued: now - since}
+	if g.in != nil {
+		lease.started = max(0, min(g.in.readyAt, now)-max(g.in.launchedAt, since))
+	}
+	p.mu.Unlock()
+	p.cfg.Observer.Queued(p.name, now-since)
 	if g.err != nil {
 		return Lease{}, g.err
 	}
-	return p.leaseAfter(g.in, since), nil
-}
-
-// leaseAfter makes the lease of a request that waited.
-func (p *Pool) leaseAfter(in *instance, since instant) Lease {
-	now := p.now()
-	p.mu.Lock()
-	begun, ended := max(in.launchedAt, since), min(in.readyAt, now)
-	p.mu.Unlock()
-	p.cfg.Observer.Queued(p.name, now-since)
-	return Lease{pool: p, instance: in, since: now, queued: now - since, started: max(0, ended-begun)}
+	return lease, nil
 }
 
 // abandon takes a waiter whose time is over out of the queue. When it has been
-// served in the same instant, it returns what it was given instead.
-func (p *Pool) abandon(w *waiter) (g grant, left bool) {
+// served in the same instant, that counts.
+func (p *Pool) abandon(ctx context.Context, w *waiter) (Lease, error) {
 	p.mu.Lock()
 	if !w.queued {
 		p.mu.Unlock()
-		return <-w.granted, false
+		return p.accept(w, <-w.granted)
 	}
+	now := p.now()
+	since := w.since
+	err := p.abandoned(ctx)
 	p.queue.remove(w)
-	p.load.leave(p.now())
+	p.queue.recycle(w)
+	p.load.leave(now)
 	p.stats.Abandoned++
 	p.callOff()
 	p.mu.Unlock()
-	return grant{}, true
+	p.cfg.Observer.Queued(p.name, now-since)
+	return Lease{}, err
 }
 
-// abandoned tells why a request waited in vain.
+// abandoned tells why a request waited in vain; mu is held.
 func (p *Pool) abandoned(ctx context.Context) error {
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return ctx.Err()
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.shortOfMemory() {
 		err := orchestrator.Errorf(orchestrator.ErrExhausted, "no-capacity",
 			"no instance of %s could be started in time: all memory for instances is in use", p.name).

@@ -35,12 +35,17 @@ type Histogram struct {
 	outside uint32 // beyond the last bin
 }
 
-// Record takes in one idle time.
+// Record takes in one idle time. Pauses shorter than an instance lingers in any
+// case are left out: they never cost a cold start, and the thousands of them
+// within a burst would hide the pauses between bursts.
 func (h *Histogram) Record(idle time.Duration) {
+	if idle < lingerMin {
+		return
+	}
 	if h.outside+h.count >= math.MaxUint32/2 {
 		h.age()
 	}
-	bin := int(max(0, idle) / binWidth)
+	bin := int(idle / binWidth)
 	if bin >= binCount {
 		h.outside++
 		return

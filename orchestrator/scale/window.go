@@ -11,6 +11,9 @@ const (
 	// Utilization is the share of an instance's slots that is meant to be in
 	// use, so that there is room for the calls that come while another starts.
 	Utilization = 0.7
+	// roundingSlack keeps an average of exactly one instance's worth from being
+	// rounded up to two by the last digit of a float32.
+	roundingSlack = 1e-3
 	// panicRatio is how far the short window's wish must exceed what there is.
 	panicRatio = 2
 	// panicCalm is how long the short window must stay below that before panic ends.
@@ -75,12 +78,15 @@ type Fleet struct {
 }
 
 // Decide returns how many instances a pool should have, once a second. With
-// T = 0.7*C, stable = ceil(avg60/T), panic = ceil(avg6/T): panic mode when
+// T = max(1, 0.7*C), stable = ceil(avg60/T), panic = ceil(avg6/T): panic mode when
 // panic >= 2*(R+S), left after 60 s of calm, in which nothing is taken away.
 // One step is at most tenfold up and to half down, and the result is within
 // [Min, Max]. now is any monotonic time.
+//
+// T is at least 1, so that one caller after another at C = 1 does not keep a
+// second instance that nobody uses.
 func Decide(now time.Duration, mode Mode, f Fleet) (int, Mode) {
-	target := Utilization * float64(max(1, f.Concurrency))
+	target := max(1, Utilization*float64(f.Concurrency))
 	stable, short := instancesFor(f.Stable, target), instancesFor(f.Panic, target)
 	have := max(0, f.Ready) + max(0, f.Starting)
 
@@ -100,5 +106,5 @@ func Decide(now time.Duration, mode Mode, f Fleet) (int, Mode) {
 
 // instancesFor is bounded so that no input makes the conversion overflow.
 func instancesFor(concurrency, target float64) int {
-	return int(min(math.Ceil(max(0, concurrency)/target), math.MaxInt32))
+	return int(min(math.Ceil(max(0, concurrency/target-roundingSlack)), math.MaxInt32))
 }
