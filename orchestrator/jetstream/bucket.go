@@ -24,7 +24,7 @@ const (
 )
 
 // bucket is a JetStream key-value bucket as this package uses it: one value a
-// key, reads answered by the stream's leader, deletions that leave a mark
+// key, reads that see every write before them, deletions that leave a mark
 // which expires.
 type bucket struct {
 	name   string
@@ -41,8 +41,8 @@ type entry struct {
 }
 
 // kvConfig is the stream of a bucket. It is what CreateKeyValue makes, except
-// that reads go to the leader (AllowDirect would let a replica answer with an
-// older value) and that marks may expire.
+// that marks may expire, and that reads of a replicated one go to the leader:
+// with AllowDirect a replica that lags would answer with an older value.
 func kvConfig(name, description string, replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              "KV_" + name,
@@ -57,6 +57,7 @@ func kvConfig(name, description string, replicas int) jetstream.StreamConfig {
 		Replicas:          replicas,
 		Discard:           jetstream.DiscardNew,
 		Duplicates:        duplicateWindow,
+		AllowDirect:       replicas == 1,
 		AllowRollup:       true,
 		DenyDelete:        true,
 		AllowMsgTTL:       true,
@@ -86,6 +87,9 @@ func (s *Server) openStream(ctx context.Context, config jetstream.StreamConfig) 
 	defer cancel()
 	stream, err := s.js.Stream(ctx, config.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := s.forgetTornStream(config.Name); err != nil {
+			return nil, err
+		}
 		stream, err = s.js.CreateStream(ctx, config)
 	}
 	if err != nil {
@@ -101,9 +105,10 @@ func (s *Server) openStream(ctx context.Context, config jetstream.StreamConfig) 
 }
 
 // keyToken is what one part of a key may be made of. Names are RFC 1123 labels
-// and revision ids are letters, digits and '-'; anything else, a wildcard above
-// all, names nothing.
-var keyToken = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+// and revision ids are letters, digits and '-'; anything else names nothing. A
+// wildcard must not reach the server, nor a name so long that the server closes
+// the connection over it.
+var keyToken = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
 // key joins parts; ok is false when one of them can be no part of a key.
 func key(parts ...string) (_ string, ok bool) {
@@ -162,37 +167,19 @@ func (b *bucket) remove(ctx context.Context, key string, sequence uint64) error 
 }
 
 // list returns the values whose keys match the filter ("*", "name.*").
-//
-// It walks the stream upwards by sequence. A value written meanwhile has a
-// higher sequence than all before it, so that the walk meets it, and whatever
-// it met of the key before is replaced: nothing that existed throughout is
-// missing, and no goroutine or consumer is left behind.
 func (b *bucket) list(ctx context.Context, filter string) (map[string]entry, error) {
 	found := map[string]entry{}
 	prefix := "$KV." + b.name + "."
-	for sequence := uint64(1); ; sequence++ {
-		message, err := next(ctx, b.stream, sequence, prefix+filter)
-		if absent(err) {
-			return found, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		sequence = message.Sequence
-		name := strings.TrimPrefix(message.Subject, prefix)
-		if deleted(message.Header) {
+	err := walk(ctx, b.stream, prefix+filter, func(message jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		name := strings.TrimPrefix(message.Subject(), prefix)
+		if deleted(message.Headers()) {
 			delete(found, name)
-			continue
+			return nil
 		}
-		found[name] = entry{key: name, value: message.Data, sequence: sequence}
-	}
-}
-
-// next returns the first message of a subject at or after a sequence.
-func next(ctx context.Context, stream jetstream.Stream, sequence uint64, subject string) (*jetstream.RawStreamMsg, error) {
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
-	return stream.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(subject))
+		found[name] = entry{key: name, value: message.Data(), sequence: meta.Sequence.Stream}
+		return nil
+	})
+	return found, err
 }
 
 // deleted says whether a message is the mark of a deletion.

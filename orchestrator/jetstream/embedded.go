@@ -2,9 +2,12 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -26,15 +29,16 @@ const (
 )
 
 // startEmbedded runs a server in this process that only this process reaches.
-func startEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*server.Server, error) {
+func startEmbedded(ctx context.Context, options Options, logger *slog.Logger) (*server.Server, error) {
 	srv, err := server.NewServer(&server.Options{
 		ServerName:         "kiln",
 		DontListen:         true,
 		NoSigs:             true, // signals are the program's
 		NoSystemAccount:    true, // nobody watches the server's own events
 		JetStream:          true,
-		StoreDir:           dir, // the server adds "jetstream"
+		StoreDir:           options.Dir, // the server adds "jetstream"
 		SyncAlways:         true,
+		SyncInterval:       options.CompactEvery, // with SyncAlways nothing else is left for it to do; 0 = 2 min
 		JetStreamMaxMemory: maxMemory,
 		JetStreamMaxStore:  maxStore,
 	})
@@ -57,9 +61,31 @@ func startEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*serve
 		srv.Shutdown()
 		srv.WaitForShutdown()
 		return nil, orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "the embedded store did not start: %s", reason).
-			WithHint("its files are in %s/jetstream: are they readable and writable, and is the disk full?", dir)
+			WithHint("its files are in %s/jetstream: are they readable and writable, and is the disk full?", options.Dir)
 	}
 	return srv, nil
+}
+
+// forgetTornStream prepares for creating a stream that the embedded server does
+// not know although it may have files of it. The server writes a stream's
+// configuration and the checksum of it one after the other; when it dies in
+// between it leaves the stream out at every later start. Without the
+// configuration, creating the stream writes both again and takes over the
+// messages that are there.
+func (s *Server) forgetTornStream(name string) error {
+	if s.embedded == nil {
+		return nil
+	}
+	folder := filepath.Join(s.dir, server.JetStreamStoreDir, s.embedded.GlobalAccount().Name, "streams", name)
+	err := os.Remove(filepath.Join(folder, server.JetStreamMetaFile))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("repair stream %s: %w", name, err)
+	}
+	s.logger.Warn("the store's last end left the settings of a stream torn; they are written again", "stream", name)
+	return nil
 }
 
 // serverLog passes on what the server warns of. Its notices (start, stop, each

@@ -49,6 +49,9 @@ type Options struct {
 	// MarkerLife is how long the mark of a deleted entry is kept, 0 = an hour.
 	// It must be longer than any reader may lag behind; JetStream counts seconds.
 	MarkerLife time.Duration
+	// CompactEvery is how often the embedded server gives the space of what was
+	// deleted back to the disk; 0 = two minutes.
+	CompactEvery time.Duration
 	// Logger receives what the server warns of and what happens to the
 	// connection; nil = slog.Default().
 	Logger *slog.Logger
@@ -108,7 +111,7 @@ func Connect(ctx context.Context, options Options) (_ *Server, err error) {
 	}
 	if options.URL == "" {
 		s.dir = options.Dir
-		if s.embedded, err = startEmbedded(ctx, options.Dir, s.logger); err != nil {
+		if s.embedded, err = startEmbedded(ctx, options, s.logger); err != nil {
 			return s, err
 		}
 	}

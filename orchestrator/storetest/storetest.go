@@ -219,7 +219,7 @@ func absentIsNotFound(t *testing.T, s orchestrator.Store) {
 }
 
 // strangeNamesNameNothing: names come from URLs, and a wildcard or a separator
-// must not reach what it does not name.
+// must not reach what it does not name; 5000 bytes are over a line of NATS.
 func strangeNamesNameNothing(t *testing.T, s orchestrator.Store) {
 	ctx := t.Context()
 	create(t, s, Function("a"))

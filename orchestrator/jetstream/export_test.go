@@ -1,0 +1,42 @@
+package jetstream
+
+import (
+	"context"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Usage is what the streams of a store hold, marks and leftovers included.
+type Usage struct {
+	Functions uint64 // messages
+	Revisions uint64
+	Uploads   int // subjects with chunks
+	Described uint64
+}
+
+// Usage looks past the contract at what is really kept.
+func (s *Store) Usage(ctx context.Context) (u Usage, err error) {
+	for _, b := range []struct {
+		bucket *bucket
+		count  *uint64
+	}{{s.functions, &u.Functions}, {s.revisions, &u.Revisions}} {
+		info, err := b.bucket.stream.Info(ctx)
+		if err != nil {
+			return u, err
+		}
+		*b.count = info.State.Msgs
+	}
+	info, err := s.archives.stream.Info(ctx, jetstream.WithSubjectFilter(chunkSubject(">")))
+	if err != nil {
+		return u, err
+	}
+	u.Uploads = len(info.State.Subjects)
+	info, err = s.archives.stream.Info(ctx, jetstream.WithSubjectFilter(describeSubjects))
+	if err != nil {
+		return u, err
+	}
+	for _, n := range info.State.Subjects {
+		u.Described += n
+	}
+	return u, nil
+}
