@@ -1,0 +1,273 @@
+package reconcile_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/enginetest"
+	"github.com/kilnfaas/kiln/orchestrator/reconcile"
+	"github.com/kilnfaas/kiln/orchestrator/storetest"
+)
+
+const owner = "reconcile-test"
+
+// fleet adopts the containers of one revision.
+type fleet struct {
+	mu    sync.Mutex
+	live  string          // revision it adopts; guarded by mu
+	owned map[string]bool // guarded by mu
+	died  []string        // guarded by mu
+	oom   int             // guarded by mu
+}
+
+func (f *fleet) Prove(context.Context, orchestrator.Release) error { return nil }
+func (f *fleet) Discard(orchestrator.Release)                      {}
+func (f *fleet) Serve(orchestrator.Release)                        {}
+func (f *fleet) Remove(context.Context, string) error              { return nil }
+
+func (f *fleet) Adopt(c orchestrator.Container) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.live == "" || c.Labels[orchestrator.LabelRevision] != f.live {
+		return false
+	}
+	f.owned[c.ID] = true
+	return true
+}
+
+func (f *fleet) Died(id string, _ int, oom bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.died = append(f.died, id)
+	delete(f.owned, id)
+	if oom {
+		f.oom++
+	}
+}
+
+func (f *fleet) Owns(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.owned[id]
+}
+
+func (f *fleet) Status(string) (orchestrator.FunctionStatus, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var s orchestrator.FunctionStatus
+	for id := range f.owned {
+		s.Instances = append(s.Instances, orchestrator.InstanceStatus{ID: id})
+	}
+	return s, true
+}
+
+func (f *fleet) count() (owned, died, oom int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.owned), len(f.died), f.oom
+}
+
+type functions struct{}
+
+func (functions) Functions(context.Context) ([]orchestrator.Function, error) {
+	return []orchestrator.Function{{Name: "hello"}}, nil
+}
+func (functions) Prune(context.Context) error { return nil }
+
+type bench struct {
+	*reconcile.Loop
+	engine *enginetest.Fake
+	fleet  *fleet
+	store  *storetest.Fake
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{engine: enginetest.NewFake(), store: storetest.NewFake(), fleet: &fleet{live: "r1", owned: map[string]bool{}}}
+	b.engine.AddImage("program", enginetest.Idle(), nil)
+	b.Loop = &reconcile.Loop{
+		Engine: b.engine, Images: b.engine, Store: b.store, Fleet: b.fleet, Functions: functions{},
+		Owner: owner, Logger: slog.New(slog.DiscardHandler),
+	}
+	t.Cleanup(func() {
+		b.Close()
+		b.engine.Close()
+	})
+	return b
+}
+
+func (b *bench) run(t *testing.T, name, owner, revision string) string {
+	t.Helper()
+	c, err := b.engine.Run(t.Context(), orchestrator.ContainerConfig{Name: name, Image: "program", Labels: map[string]string{
+		orchestrator.LabelOwner: owner, orchestrator.LabelKind: orchestrator.KindInstance,
+		orchestrator.LabelFunction: "hello", orchestrator.LabelRevision: revision,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.ID
+}
+
+func (b *bench) gone(t *testing.T, id string) bool {
+	t.Helper()
+	_, err := b.engine.Inspect(t.Context(), id)
+	if err != nil && !errors.Is(err, orchestrator.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err != nil
+}
+
+func (b *bench) open(t *testing.T) {
+	t.Helper()
+	if err := b.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func TestFirstPassAdoptsOrRemoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		live, old, foreign := b.run(t, "live", owner, "r1"), b.run(t, "old", owner, "r0"), b.run(t, "foreign", "somebody", "r1")
+		dead := b.run(t, "dead", owner, "r1")
+		b.engine.Kill(dead)
+		synctest.Wait()
+		b.open(t)
+		if !b.fleet.Owns(live) || b.gone(t, live) {
+			t.Error("the live revision's container was not adopted")
+		}
+		if !b.gone(t, old) || !b.gone(t, dead) {
+			t.Error("an orphan is still there")
+		}
+		if b.gone(t, foreign) || b.fleet.Owns(foreign) {
+			t.Error("another installation's container was touched")
+		}
+	})
+}
+
+func TestDeathsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		first, second := b.run(t, "first", owner, "r1"), b.run(t, "second", owner, "r1")
+		b.open(t)
+		b.engine.Kill(first)
+		synctest.Wait()
+		if _, died, oom := b.fleet.count(); died != 1 || oom != 0 {
+			t.Errorf("%d deaths, %d for memory after a kill", died, oom)
+		}
+		b.engine.OOM(second)
+		synctest.Wait()
+		if _, died, oom := b.fleet.count(); died != 2 || oom != 1 {
+			t.Errorf("%d deaths, %d for memory after running out of it", died, oom)
+		}
+	})
+}
+
+func TestDeathsWhileTheEngineWasAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		id := b.run(t, "first", owner, "r1")
+		b.open(t)
+		b.engine.Down()
+		b.engine.Kill(id)
+		time.Sleep(time.Minute)
+		if _, died, _ := b.fleet.count(); died != 0 {
+			t.Error("a death was told while the engine did not answer")
+		}
+		b.engine.Up()
+		time.Sleep(time.Minute)
+		if owned, died, _ := b.fleet.count(); owned != 0 || died == 0 {
+			t.Errorf("%d owned, %d deaths after the engine came back", owned, died)
+		}
+	})
+}
+
+func TestEngineAwayAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		id := b.run(t, "live", owner, "r1")
+		b.engine.Down()
+		b.open(t)
+		b.engine.Up()
+		time.Sleep(time.Minute)
+		if !b.fleet.Owns(id) {
+			t.Error("the container was not adopted once the engine was back")
+		}
+	})
+}
+
+func TestOrphansGetAGraceTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.open(t)
+		orphan := b.run(t, "orphan", owner, "r0")
+		time.Sleep(45 * time.Second)
+		if b.gone(t, orphan) {
+			t.Error("a container that may just be starting was removed")
+		}
+		time.Sleep(90 * time.Second)
+		if !b.gone(t, orphan) {
+			t.Error("the orphan is still there")
+		}
+	})
+}
+
+func TestLeftoversAreRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		kept, _, err := b.store.PutArchive(t.Context(), strings.NewReader("kept"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost, _, _ := b.store.PutArchive(t.Context(), bytes.NewReader([]byte("lost")))
+		labels := map[string]string{orchestrator.LabelOwner: owner, orchestrator.LabelKind: orchestrator.KindImage}
+		b.engine.AddImage("kiln/hello:r1", enginetest.Idle(), labels)
+		b.engine.AddImage("kiln/gone:r1", enginetest.Idle(), labels)
+		b.engine.AddImage("somebodys", enginetest.Idle(), nil)
+		for _, r := range []orchestrator.Revision{
+			{ID: "r1", Function: "hello", Status: orchestrator.RevisionReady, Image: "kiln/hello:r1", ArchiveDigest: kept},
+			{ID: "r1", Function: "gone", Status: orchestrator.RevisionReady, Image: "kiln/gone:r1", ArchiveDigest: lost},
+		} {
+			if err := b.store.PutRevision(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.open(t)
+		time.Sleep(14 * time.Minute)
+		if archives, _ := b.store.Archives(t.Context()); len(archives) != 2 {
+			t.Errorf("%d archives before the grace time is over", len(archives))
+		}
+		time.Sleep(30 * time.Minute)
+		if archives, _ := b.store.Archives(t.Context()); len(archives) != 1 || archives[0] != kept {
+			t.Errorf("archives left: %v", archives)
+		}
+		if revisions, _ := b.store.AllRevisions(t.Context()); len(revisions) != 1 || revisions[0].Function != "hello" {
+			t.Errorf("revisions left: %v", revisions)
+		}
+		for ref, want := range map[string]bool{"kiln/hello:r1": true, "kiln/gone:r1": false, "somebodys": true} {
+			if _, err := b.engine.Image(t.Context(), ref); (err == nil) != want {
+				t.Errorf("image %s: %v", ref, err)
+			}
+		}
+	})
+}
+
+func TestCloseEndsEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // fails by itself when a goroutine stays
+		b := newBench(t)
+		b.open(t)
+		for range 2 {
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
