@@ -183,7 +183,7 @@ func TestDeathsWhileTheEngineWasAway(t *testing.T) {
 			t.Error("a death was told while the engine did not answer")
 		}
 		b.engine.Up()
-		time.Sleep(time.Minute)
+		time.Sleep(20 * time.Second) // less than the interval of passes
 		if owned, died, _ := b.fleet.count(); owned != 0 || died == 0 {
 			t.Errorf("%d owned, %d deaths after the engine came back", owned, died)
 		}
@@ -197,7 +197,7 @@ func TestEngineAwayAtTheStart(t *testing.T) {
 		b.engine.Down()
 		b.open(t)
 		b.engine.Up()
-		time.Sleep(time.Minute)
+		time.Sleep(20 * time.Second) // less than the interval of passes
 		if !b.fleet.Owns(id) {
 			t.Error("the container was not adopted once the engine was back")
 		}
