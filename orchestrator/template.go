@@ -1,5 +1,10 @@
 package orchestrator
 
+import (
+	"path"
+	"strings"
+)
+
 // Template is a language: how an archive becomes an image and what its
 // container promises. Templates are values; the templates package reads them.
 type Template struct {
@@ -7,8 +12,12 @@ type Template struct {
 	Description string `json:"description"`
 	Digest      string `json:"digest"` // "sha256:…" of all its files
 	// Handlers are the files that may hold the handler when a spec names none,
-	// in order of preference, for example handler.py.
+	// in order of preference: paths or path.Match patterns, for example
+	// handler.py or *.so.
 	Handlers []string `json:"handlers"`
+	// CodeDir is the folder of the build context that receives the function's
+	// files. With "." they are the context, and the handler is its Dockerfile.
+	CodeDir string `json:"code_dir"`
 	// HTTPReady is whether GET /_kiln/ready tells readiness; else the port
 	// accepting does.
 	HTTPReady bool `json:"http_ready"`
@@ -18,6 +27,33 @@ type Template struct {
 	Bases []Base `json:"bases"`
 	// Defaults replace DefaultSpec's where not zero.
 	Defaults TemplateDefaults `json:"defaults"`
+}
+
+// DefaultCodeDir is the CodeDir of templates with a Dockerfile of their own.
+const DefaultCodeDir = "function"
+
+// HandlerFiles returns the path.Match patterns of which a function's files must
+// match at least one. handler is Spec.Handler: "FILE", "FILE:NAME" or ":NAME",
+// where FILE may also be a folder; without a FILE the template's Handlers count.
+func (t Template) HandlerFiles(handler string) []string {
+	file, _, _ := strings.Cut(handler, ":")
+	if file == "" {
+		return t.Handlers
+	}
+	file = path.Clean(file)
+	if file == "." {
+		return []string{"*"}
+	}
+	return []string{file, file + "/*"}
+}
+
+// Dockerfile returns the path of the Dockerfile in the build context of a
+// function with the given Spec.Handler.
+func (t Template) Dockerfile(handler string) string {
+	if t.CodeDir == "." && handler != "" {
+		return path.Clean(handler)
+	}
+	return "Dockerfile"
 }
 
 // TemplateDefaults are settings that suit a language.

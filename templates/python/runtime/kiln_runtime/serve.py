@@ -1,0 +1,196 @@
+"""The server around a function: listening, readiness, loading, ending."""
+
+import asyncio
+import gc
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+from . import apps, cell
+from .http1 import Connection
+
+BACKLOG = 1024
+DEFAULT_CONCURRENCY = 16
+
+
+class Workers:
+    """A pool of threads for sync handlers, started as they are needed."""
+
+    def __init__(self, limit):
+        self._limit = limit
+        self._started = 0
+        self._idle = 0
+        self._lock = threading.Lock()
+        self._jobs = queue.SimpleQueue()
+
+    def submit(self, job, *args):
+        with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+            elif self._started < self._limit:
+                self._started += 1
+                threading.Thread(target=self._run, name=f"worker-{self._started}", daemon=True).start()
+            else:
+                self._idle -= 1  # waits for whoever is next
+        self._jobs.put((job, args))
+
+    def _run(self):
+        while True:
+            job, args = self._jobs.get()
+            try:
+                job(*args)
+            except BaseException:  # a handler may raise SystemExit
+                traceback.print_exc()
+            job = args = None
+            with self._lock:
+                self._idle += 1
+
+
+def problem(request, status, code, detail):
+    """An RFC 9457 document as (headers, body)."""
+    from http import HTTPStatus
+
+    document = {"type": "urn:kiln:error:" + code, "title": HTTPStatus(status).phrase,
+                "status": status, "code": code, "detail": detail}
+    request_id = request.headers.get("kiln-request-id")
+    if request_id:
+        document["instance"] = "urn:kiln:request:" + request_id
+        document["request_id"] = request_id
+    headers = [("content-type", "application/problem+json"), ("kiln-error", "function")]
+    return headers, json.dumps(document).encode()
+
+
+class Server:
+    """Serves one function, or is a cell that waits for one."""
+
+    def __init__(self, loop, waiting_cell):
+        self.loop = loop
+        self.app = None
+        self.cell = waiting_cell
+        self.connections = set()
+        self.draining = False
+        self.workers = None
+        self._listener = None
+        self._tasks = set()
+        self._drained = loop.create_future()
+
+    def load(self):
+        """Imports the handler; raises what the import raises."""
+        concurrency = int(os.environ.get("KILN_CONCURRENCY") or DEFAULT_CONCURRENCY)
+        self.workers = Workers(max(1, concurrency))
+        return apps.load(self)
+
+    async def listen(self):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("0.0.0.0", int(os.environ.get("PORT") or 8080)))
+        self._listener = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
+        self.loop.add_signal_handler(signal.SIGTERM, self.drain)
+        self.loop.add_signal_handler(signal.SIGINT, self.drain)
+
+    # What connections ask.
+
+    def streams(self, request):
+        """Whether the handler gets the body while it arrives."""
+        if request.target.startswith("/_kiln/"):
+            return request.target == "/_kiln/load"
+        if self.app is None:
+            return False
+        return self.app.streams
+
+    def dispatch(self, connection, request):
+        if request.target.startswith("/_kiln/"):
+            return self._control(connection, request)
+        if self.app is None:
+            return connection.respond(503, *problem(request, 503, "cell-empty", "no function is loaded yet"))
+        try:
+            self.app.handle(connection, request)
+        except Exception as error:
+            self.failed(connection, request, error)
+
+    def refuse(self, connection, status, detail):
+        connection.respond(status, *problem(connection.request, status, "request-malformed", detail))
+
+    def failed(self, connection, request, error):
+        """Reports a handler's error: the stack to stderr, a 500 to the caller, or
+        a broken connection when the response has begun."""
+        traceback.print_exception(error)
+        if connection.lost or connection.request is not request:
+            return
+        if connection.responding:
+            return connection.abort()
+        detail = f"the handler raised {type(error).__name__}; its stack is in the function's log"
+        connection.respond(500, *problem(request, 500, "handler-failed", detail))
+
+    def _control(self, connection, request):
+        path = request.target.partition("?")[0]
+        if path == "/_kiln/ready":
+            state = [("kiln-cell", "empty" if self.app is None else "loaded")] if self.cell else []
+            return connection.respond(200, state, b"")
+        if path == "/_kiln/load" and request.method == "POST":
+            if self.cell is None:
+                return connection.respond(409, *problem(request, 409, "not-a-cell", "this is no cell"))
+            task = self.loop.create_task(self._load(connection, request))
+            self._tasks.add(task)
+            return task.add_done_callback(self._tasks.discard)
+        connection.respond(404, *problem(request, 404, "route-unknown", f"nothing answers at {path}"))
+
+    async def _load(self, connection, request):
+        status, text = await self.cell.load(self, request)
+        request.keep_alive = False
+        connection.respond(status, [("content-type", "text/plain; charset=utf-8")], text.encode())
+
+    # The end.
+
+    def drain(self):
+        """Stops listening; the process ends when the last response is sent."""
+        if self.draining:
+            return
+        self.draining = True
+        self._listener.close()
+        for connection in list(self.connections):
+            if connection.upgraded is not None:
+                connection.upgraded.drain()
+            elif connection.request is None:
+                connection.transport.close()
+        self.connection_done()
+
+    def connection_done(self):
+        if self.draining and not self.connections and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def drained(self):
+        await self._drained
+        if self.app is not None:
+            await self.app.close()
+
+
+async def run():
+    loop = asyncio.get_running_loop()
+    server = Server(loop, cell.waiting())
+    if server.cell:
+        cell.prewarm()
+    else:
+        try:
+            server.app = await server.load()
+        except BaseException as error:
+            traceback.print_exception(error)
+            print("kiln: the handler could not be imported", file=sys.stderr, flush=True)
+            return 1
+    # What is imported by now lives as long as the process.
+    gc.collect()
+    gc.freeze()
+    await server.listen()
+    await server.drained()
+    return 0
+
+
+def main():
+    status = asyncio.run(run())
+    sys.stdout.flush()
+    return status
