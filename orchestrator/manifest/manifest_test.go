@@ -1,0 +1,417 @@
+package manifest_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/manifest"
+)
+
+func doc(text string) manifest.Document {
+	return manifest.Document{Name: manifest.FileName, Data: []byte(text)}
+}
+
+// complete sets every key.
+const complete = `# a comment
+name: resize-image
+template: python
+handler: src/app.py:main
+env:
+  GREETING: "Hello,\tworld\u00e9 \ud83d\ude00"
+  VERSION: 1.10
+  PORT_NUMBER: 08080
+  DEBUG: true
+  EMPTY: ""
+  BLOCK: |
+    one
+    two
+secrets: [api-key, db.password]
+resources:
+  memory: 256MiB
+  cpu: 0.5
+  tmp: 1Gi
+timeout: 1m30s
+concurrency: 8
+max_request: 0
+scale:
+  min: 1
+  max: 20
+  freeze_after: 0
+  keep_alive: 5m
+build:
+  packages:
+    - libpq5
+    - g++
+  args:
+    TAG: v1
+    LEVEL: 3
+  test: true
+`
+
+func completeSpec() orchestrator.Spec {
+	return orchestrator.Spec{
+		Name:     "resize-image",
+		Template: "python",
+		Handler:  "src/app.py:main",
+		Env: map[string]string{
+			"GREETING": "Hello,\tworldé 😀", "VERSION": "1.10", "PORT_NUMBER": "08080", "DEBUG": "true", "EMPTY": "", "BLOCK": "one\ntwo\n",
+		},
+		Secrets:     []string{"api-key", "db.password"},
+		Resources:   orchestrator.Resources{Memory: 256 * orchestrator.MiB, CPU: 0.5, Tmp: orchestrator.GiB},
+		Timeout:     orchestrator.Duration(90 * time.Second),
+		Concurrency: 8,
+		Scale:       orchestrator.Scale{Min: 1, Max: 20, KeepAlive: orchestrator.Duration(5 * time.Minute)},
+		Build:       orchestrator.Build{Packages: []string{"libpq5", "g++"}, Args: map[string]string{"TAG": "v1", "LEVEL": "3"}, Test: true},
+	}
+}
+
+func TestApplyComplete(t *testing.T) {
+	json := `{"name":"resize-image","template":"python","handler":"src/app.py:main",
+		"env":{"GREETING":"Hello,\tworld\u00e9 \ud83d\ude00","VERSION":1.10,"PORT_NUMBER":"08080","DEBUG":true,"EMPTY":"","BLOCK":"one\ntwo\n"},
+		"secrets":["api-key","db.password"],"resources":{"memory":268435456,"cpu":0.5,"tmp":"1GiB"},
+		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},
+		"build":{"packages":["libpq5","g++"],"args":{"TAG":"v1","LEVEL":3},"test":true}}`
+	for name, text := range map[string]string{
+		"yaml":           complete,
+		"windows":        strings.ReplaceAll(complete, "\n", "\r\n"),
+		"byte order":     "\ufeff" + complete,
+		"document start": "---\n" + complete,
+		"json":           json,
+		"json in tabs":   "\t" + strings.ReplaceAll(json, `,"`, ",\n\t\""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := manifest.Apply(orchestrator.DefaultSpec(), doc(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := completeSpec()
+			if name == "windows" {
+				got.Env["BLOCK"] = strings.ReplaceAll(got.Env["BLOCK"], "\r\n", "\n")
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("spec (-want +got):\n%s", diff)
+			}
+			if err := manifest.Validate(got, orchestrator.Template{Name: "python"}); err != nil {
+				t.Errorf("Validate: %v", err)
+			}
+		})
+	}
+}
+
+func TestApplyMerges(t *testing.T) {
+	base := orchestrator.DefaultSpec()
+	base.Name = "f"
+	base.Env = map[string]string{"A": "1", "B": "2"}
+	base.Secrets = []string{"one", "two"}
+	base.Build.Args = map[string]string{"X": "x"}
+	cases := []struct {
+		name   string
+		docs   []string
+		change func(*orchestrator.Spec)
+	}{
+		{"nothing", nil, nil},
+		{"empty documents", []string{"", "# only a comment\n", "---\n", "null", "{}"}, nil},
+		{"empty sections", []string{"scale:\nresources:\nbuild:\n"}, nil},
+		{"env is merged", []string{"env: {B: 3, C: 4}"}, func(s *orchestrator.Spec) { s.Env = map[string]string{"A": "1", "B": "3", "C": "4"} }},
+		{"null removes a variable", []string{`{"env": {"A": null, "unknown": null}}`}, func(s *orchestrator.Spec) { s.Env = map[string]string{"B": "2"} }},
+		{"null removes all variables", []string{"env:\n"}, func(s *orchestrator.Spec) { s.Env = nil }},
+		{"the last variable removed", []string{"env: {A: null, B: null}"}, func(s *orchestrator.Spec) { s.Env = nil }},
+		{"args are merged", []string{"build: {args: {Y: y}}"}, func(s *orchestrator.Spec) { s.Build.Args = map[string]string{"X": "x", "Y": "y"} }},
+		{"lists replace", []string{"secrets: [three]"}, func(s *orchestrator.Spec) { s.Secrets = []string{"three"} }},
+		{"null empties a list", []string{"secrets:\n"}, func(s *orchestrator.Spec) { s.Secrets = nil }},
+		{"empty lists", []string{"secrets: []"}, func(s *orchestrator.Spec) { s.Secrets = nil }},
+		{"a section keeps its other keys", []string{"scale: {max: 3}"}, func(s *orchestrator.Spec) { s.Scale.Max = 3 }},
+		{"the last wins", []string{"timeout: 5s\nconcurrency: 2", `{"timeout":"6s"}`}, func(s *orchestrator.Spec) {
+			s.Timeout, s.Concurrency = orchestrator.Duration(6*time.Second), 2
+		}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			want := base.Clone()
+			if c.change != nil {
+				c.change(&want)
+			}
+			var docs []manifest.Document
+			for _, text := range c.docs {
+				docs = append(docs, doc(text))
+			}
+			got, err := manifest.Apply(base, docs...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("spec (-want +got):\n%s", diff)
+			}
+		})
+	}
+	t.Run("base is left alone", func(t *testing.T) {
+		before := base.Clone()
+		got, err := manifest.Apply(base, doc("env: {A: changed}\nsecrets: [x]\nbuild: {args: {X: changed}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Env["B"] = "changed"
+		if diff := cmp.Diff(before, base); diff != "" {
+			t.Errorf("base changed:\n%s", diff)
+		}
+	})
+}
+
+func TestApplyErrors(t *testing.T) {
+	long := strings.Repeat("x", 100)
+	cases := []struct {
+		text string
+		at   string // line:column
+		code string
+		hint string // a part of it
+	}{
+		// Keys.
+		{"nmae: f\n", "1:1", "manifest-unknown-key", "did you mean name?"},
+		{"name: f\nenviroment:\n  A: b\n", "2:1", "manifest-unknown-key", "did you mean env?"},
+		{"Name: f\n", "1:1", "manifest-unknown-key", "did you mean name?"},
+		{"maxRequest: 1\n", "1:1", "manifest-unknown-key", "did you mean max_request?"},
+		{"memory: 1GiB\n", "1:1", "manifest-unknown-key", "did you mean resources.memory?"},
+		{"max: 3\n", "1:1", "manifest-unknown-key", "did you mean scale.max?"},
+		{"keep-alive: 3m\n", "1:1", "manifest-unknown-key", "did you mean scale.keep_alive?"},
+		{"scale:\n  maxx: 3\n", "2:3", "manifest-unknown-key", "did you mean scale.max?"},
+		{"resources:\n  memry: 3\n", "2:3", "manifest-unknown-key", "did you mean resources.memory?"},
+		{"build:\n  package: [a]\n", "2:3", "manifest-unknown-key", "did you mean build.packages?"},
+		{"runtime: x\n", "1:1", "manifest-unknown-key", "allowed keys are name, template, handler"},
+		{long + ": x\n", "1:1", "manifest-unknown-key", "allowed keys are"},
+		{"name: f\nname: g\n", "2:1", "manifest-duplicate-key", ""},
+		{"scale:\n  min: 1\n  min: 1\n", "3:3", "manifest-duplicate-key", ""},
+		{"env:\n  A: 1\n  A: 1\n", "3:3", "manifest-duplicate-key", ""},
+		{"{\"name\": \"f\",\n \"name\": \"f\"}", "2:2", "manifest-duplicate-key", ""},
+		{"{\"env\": {\"A\": \"f\", \"A\": null}}", "1:20", "manifest-duplicate-key", ""},
+		{"1: x\n", "1:1", "manifest-key", "quotes"},
+		{"env:\n  true: x\n", "2:3", "manifest-key", "quotes"},
+
+		// Types.
+		{"just text", "1:1", "manifest-type", "allowed keys"},
+		{"- name: f\n", "1:1", "manifest-type", "allowed keys"},
+		{"42", "1:1", "manifest-type", "allowed keys"},
+		{"scale: 5\n", "1:8", "manifest-type", "min, max"},
+		{"scale: [1, 2]\n", "1:8", "manifest-type", "min, max"},
+		{"name: 5\n", "1:7", "manifest-type", `name: "5"`},
+		{"name: true\n", "1:7", "manifest-type", `name: "true"`},
+		{"name: [f]\n", "1:7", "manifest-type", "name: "},
+		{"name:\n  first: f\n", "2:3", "manifest-type", "name: "},
+		{"name:\n", "1:7", "manifest-null", "leave the key out"},
+		{"timeout: ~\n", "1:10", "manifest-null", "leave the key out"},
+		{"{\"timeout\": null}", "1:13", "manifest-null", "leave the key out"},
+		{"timeout: true\n", "1:10", "manifest-type", "30s"},
+		{"timeout: 1.5\n", "1:10", "manifest-type", "30s"},
+		{"timeout: 30\n", "1:10", "duration-invalid", "30s"},
+		{"timeout: -3s\n", "1:10", "duration-invalid", "30s"},
+		{"timeout: soon\n", "1:10", "duration-invalid", "30s"},
+		{"concurrency: \"5\"\n", "1:14", "manifest-type", "concurrency: 5"},
+		{"concurrency: 5.0\n", "1:14", "manifest-type", "concurrency: 5"},
+		{"concurrency: 0x10\n", "1:14", "manifest-type", "concurrency: 5"},
+		{"concurrency: 1_000\n", "1:14", "manifest-type", "concurrency: 5"},
+		{"concurrency: 99999999999999999999\n", "1:14", "manifest-type", "concurrency: 5"},
+		{"{\"concurrency\": 1e2}", "1:17", "manifest-type", "concurrency: 5"},
+		{"resources: {cpu: half}\n", "1:18", "manifest-type", "0.5"},
+		{"resources: {cpu: .inf}\n", "1:18", "manifest-type", "0.5"},
+		{"resources: {cpu: .nan}\n", "1:18", "manifest-type", "0.5"},
+		{"resources: {memory: lots}\n", "1:21", "size-invalid", "128MiB"},
+		{"resources: {memory: -1}\n", "1:21", "size-invalid", "128MiB"},
+		{"resources: {memory: 1e3}\n", "1:21", "size-invalid", "128MiB"},
+		{"build: {test: 1}\n", "1:15", "manifest-type", "true"},
+		{"build: {test: yes}\n", "1:15", "manifest-type", "true"},
+		{"secrets: one\n", "1:10", "manifest-type", "[one, two]"},
+		{"secrets: [one, 2]\n", "1:16", "manifest-type", "[one, two]"},
+		{"secrets:\n- one\n-\n", "3:3", "manifest-null", ""},
+		{"env: [A]\n", "1:6", "manifest-type", "KEY"},
+		{"env: {A: {B: c}}\n", "1:11", "manifest-type", "A: text"},
+		{"env: {A: [b]}\n", "1:10", "manifest-type", "A: text"},
+
+		// Values.
+		{"name: Hello\n", "1:7", "name-invalid", "a-z"},
+		{"name: \"\"\n", "1:7", "name-missing", "name"},
+		{"name: " + long + "\n", "1:7", "name-invalid", ""},
+		{"template: ../../etc\n", "1:11", "template-invalid", "kiln templates"},
+		{"template: ''\n", "1:11", "template-missing", "kiln templates"},
+		{"handler: /etc/passwd\n", "1:10", "handler-invalid", "src/app.py:main"},
+		{"handler: ../up.py\n", "1:10", "handler-invalid", ""},
+		{"handler: a//b\n", "1:10", "handler-invalid", ""},
+		{"handler: a/\n", "1:10", "handler-invalid", ""},
+		{"handler: 'app.py:'\n", "1:10", "handler-invalid", ""},
+		{"handler: app.py:main:x\n", "1:10", "handler-invalid", ""},
+		{"handler: app.py:$(id)\n", "1:10", "handler-invalid", ""},
+		{"handler: 'a\\b'\n", "1:10", "handler-invalid", ""},
+		{"handler: \"a\\nb\"\n", "1:10", "handler-invalid", ""},
+		{"handler: " + strings.Repeat("x", 1025) + "\n", "1:10", "handler-invalid", ""},
+		{"env: {1A: b}\n", "1:7", "env-invalid", ""},
+		{"env:\n  OK: b\n  A-B: b\n", "3:3", "env-invalid", ""},
+		{"env: {'': b}\n", "1:7", "env-invalid", ""},
+		{"env: {A: \"x\\0y\"}\n", "1:7", "env-invalid", "base64"},
+		{"env: {PORT: 80}\n", "1:7", "env-reserved", ""},
+		{"env: {KILN_CELL: 1}\n", "1:7", "env-reserved", ""},
+		{"secrets: [../x]\n", "1:11", "secret-invalid", ""},
+		{"secrets: [.x]\n", "1:11", "secret-invalid", ""},
+		{"secrets: [x, x]\n", "1:14", "secret-twice", ""},
+		{"resources: {memory: 5MiB}\n", "1:21", "memory-invalid", "6MiB"},
+		{"resources: {memory: 2000GiB}\n", "1:21", "memory-invalid", "1024GiB"},
+		{"resources: {cpu: 0}\n", "1:18", "cpu-invalid", "0.01"},
+		{"resources: {cpu: -1}\n", "1:18", "cpu-invalid", "0.01"},
+		{"resources: {cpu: 513}\n", "1:18", "cpu-invalid", "512"},
+		{"resources: {tmp: 0}\n", "1:18", "tmp-invalid", "64KiB"},
+		{"timeout: 0\n", "1:10", "timeout-invalid", "1ms"},
+		{"timeout: 25h\n", "1:10", "timeout-invalid", "24h"},
+		{"concurrency: 0\n", "1:14", "concurrency-invalid", "1 to 10000"},
+		{"concurrency: -1\n", "1:14", "concurrency-invalid", "1 to 10000"},
+		{"concurrency: 10001\n", "1:14", "concurrency-invalid", "1 to 10000"},
+		{"max_request: -1\n", "1:14", "size-invalid", ""},
+		{"scale: {min: -1}\n", "1:14", "scale-invalid", "0 to 1000"},
+		{"scale: {max: 0}\n", "1:14", "scale-invalid", "1 to 1000"},
+		{"scale: {max: 1001}\n", "1:14", "scale-invalid", "1 to 1000"},
+		{"scale: {keep_alive: 0}\n", "1:21", "scale-invalid", "1ms"},
+		{"scale: {freeze_after: 1000h}\n", "1:23", "scale-invalid", "720h"},
+		{"build: {packages: [Libpq]}\n", "1:20", "package-invalid", "libpq5"},
+		{"build: {packages: [a]}\n", "1:20", "package-invalid", ""},
+		{"build: {packages: [libpq5=1.0]}\n", "1:20", "package-invalid", "without version"},
+		{"build: {packages: ['--purge']}\n", "1:20", "package-invalid", ""},
+		{"build: {packages: ['gcc; id']}\n", "1:20", "package-invalid", ""},
+		{"build: {packages: [gcc, gcc]}\n", "1:25", "package-twice", ""},
+		{"build: {args: {a b: c}}\n", "1:16", "build-arg-invalid", ""},
+		{"build: {args: {KILN_X: c}}\n", "1:16", "build-arg-reserved", ""},
+		{"build: {args: {A: \"\\0\"}}\n", "1:16", "build-arg-invalid", ""},
+
+		// Syntax.
+		{"name: [f\n", "1:7", "manifest-syntax", ""},
+		{"name: \"f\n", "1:7", "manifest-syntax", ""},
+		{"\tname: f\n", "1:5", "manifest-syntax", ""},
+		{"name: a: b\n", "1:7", "manifest-syntax", ""},
+		{"name: f\n---\nname: g\n", "3:5", "manifest-syntax", "---"},
+		{"%YAML 1.2\n---\nname: f\n", "1:1", "manifest-syntax", "%"},
+		{"? name\n: f\n", "1:1", "manifest-syntax", "KEY: VALUE"},
+		{"{\"name\": \"f\"", "", "manifest-syntax", ""},
+		{"{\"name\": \"f\"} x", "", "manifest-syntax", ""},
+		{"name: f\xff\n", "1:1", "manifest-encoding", "UTF-8"},
+		{"name: f\x00\n", "1:1", "manifest-encoding", "UTF-8"},
+		{"{\"env\": {\"A\": \"\\ud83d\"}}", "1:15", "manifest-encoding", ""},
+		{"name: &x f\n", "1:7", "manifest-alias", "quotes"},
+		{"name: *x\n", "1:7", "manifest-alias", "quotes"},
+		{"scale: &a {min: 1}\n<<: *a\n", "1:8", "manifest-alias", ""},
+		{"<<: {name: f}\n", "1:1", "manifest-alias", ""},
+		{"name: !!str 5\n", "1:7", "manifest-tag", ""},
+		{"env: !!map {A: b}\n", "1:6", "manifest-tag", ""},
+		{"name: !!python/object/apply:os.system [id]\n", "1:7", "manifest-tag", ""},
+
+		// Bombs.
+		{strings.Repeat("[", 3_000), "1:17", "manifest-too-deep", ""},
+		{strings.Repeat("{a: ", 2_000), "", "manifest-too-deep", ""},
+		{strings.Repeat("- ", 30), "1:33", "manifest-too-deep", ""},
+		{deep(200), "", "manifest-too-deep", ""},
+		{"{\"name\":\"x\",\"a\":" + strings.Repeat("[", 3_000) + strings.Repeat("]", 3_000) + "}", "", "manifest-too-deep", ""},
+		{strings.Repeat("a: ", 10_000), "", "manifest-too-complex", ""},
+		{"{\"env\": [" + strings.Repeat("1,", 10_000) + "1]}", "", "manifest-too-complex", ""},
+		{"a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n", "1:4", "manifest-alias", ""},
+	}
+	for _, c := range cases {
+		name := c.text
+		if len(name) > 40 {
+			name = name[:40]
+		}
+		t.Run(name, func(t *testing.T) {
+			_, err := manifest.Apply(orchestrator.DefaultSpec(), doc(c.text))
+			wantError(t, err, orchestrator.ErrInvalid, c.code)
+			var got *orchestrator.Error
+			if !errors.As(err, &got) {
+				return
+			}
+			if !strings.HasPrefix(got.Detail, "function.yaml:"+c.at) {
+				t.Errorf("got %q, want it at %s", got.Detail, c.at)
+			}
+			if !strings.Contains(got.Hint, c.hint) {
+				t.Errorf("got hint %q, want %q in it", got.Hint, c.hint)
+			}
+			if len(got.Detail) > 400 {
+				t.Errorf("the message has %d bytes: %q", len(got.Detail), got.Detail)
+			}
+		})
+	}
+	t.Run("too large", func(t *testing.T) {
+		_, err := manifest.Apply(orchestrator.DefaultSpec(), doc(strings.Repeat("#", manifest.MaxSize+1)))
+		wantError(t, err, orchestrator.ErrTooLarge, "manifest-too-large")
+	})
+}
+
+// deep nests n sections by indentation.
+func deep(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%sa:\n", strings.Repeat(" ", i))
+	}
+	return b.String()
+}
+
+func wantError(t testing.TB, err error, class error, code string) {
+	t.Helper()
+	var got *orchestrator.Error
+	if !errors.As(err, &got) {
+		t.Fatalf("got error %v, want %s", err, code)
+	}
+	if got.Code != code || !errors.Is(err, class) {
+		t.Errorf("got %s of class %v (%v), want %s of class %v", got.Code, got.Class, err, code, class)
+	}
+	if got.Hint == "" {
+		t.Errorf("%s has no hint", got.Code)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	template := orchestrator.Template{Name: "python", Bases: []orchestrator.Base{{Arg: "BASE"}}}
+	many := map[string]string{}
+	for i := range 257 {
+		many[fmt.Sprintf("A%d", i)] = "x"
+	}
+	valid := func() orchestrator.Spec {
+		spec := manifest.Defaults(template)
+		spec.Name, spec.Template = "f", "python"
+		return spec
+	}
+	if err := manifest.Validate(valid(), template); err != nil {
+		t.Fatalf("the defaults are not valid: %v", err)
+	}
+	for _, c := range []struct {
+		change func(*orchestrator.Spec)
+		code   string
+		detail string
+	}{
+		{func(s *orchestrator.Spec) { s.Name = "" }, "name-missing", "name: "},
+		{func(s *orchestrator.Spec) { s.Template = "" }, "template-missing", "template: "},
+		{func(s *orchestrator.Spec) { s.Template = "node" }, "template-mismatch", ""},
+		{func(s *orchestrator.Spec) { s.Scale.Min = 11 }, "scale-invalid", "scale.min is 11, more than scale.max"},
+		{func(s *orchestrator.Spec) { s.Resources.Memory = 0 }, "memory-invalid", "resources.memory: "},
+		{func(s *orchestrator.Spec) { s.Timeout = 0 }, "timeout-invalid", "timeout: "},
+		{func(s *orchestrator.Spec) { s.Env = many }, "env-too-many", "env: "},
+		{func(s *orchestrator.Spec) { s.Env = map[string]string{"A": strings.Repeat("x", 50<<10)} }, "env-too-large", "env: "},
+		{func(s *orchestrator.Spec) { s.Env = map[string]string{"PORT": "1"} }, "env-reserved", "env: "},
+		{func(s *orchestrator.Spec) { s.Build.Args = map[string]string{"BASE": "evil"} }, "build-arg-reserved", "build.args: BASE"},
+		{func(s *orchestrator.Spec) { s.Build.Packages = make([]string, 129) }, "package-too-many", "build.packages: "},
+	} {
+		spec := valid()
+		c.change(&spec)
+		err := manifest.Validate(spec, template)
+		wantError(t, err, orchestrator.ErrInvalid, c.code)
+		if !strings.Contains(err.Error(), c.detail) {
+			t.Errorf("got %v, want %q in it", err, c.detail)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	got := manifest.Defaults(orchestrator.Template{Defaults: orchestrator.TemplateDefaults{Concurrency: 64, Memory: orchestrator.GiB}})
+	want := orchestrator.DefaultSpec()
+	want.Concurrency, want.Resources.Memory = 64, orchestrator.GiB
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+}
