@@ -1,0 +1,1 @@
+export default async (request) => new Response(await request.arrayBuffer());

@@ -1,0 +1,131 @@
+// Command kiln-bench measures Kiln: load on warm functions against nginx and
+// against the container itself, starts from zero against `docker run`, and what
+// idle things cost. Everything runs in one session and in turns, so that the
+// machine's mood hits all alike; ratios count, not absolute figures.
+//
+// It writes JSON and one self-contained HTML page, and prints the ratios.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator/docker"
+)
+
+// plan is how much is measured.
+type plan struct {
+	stretch   time.Duration // of load on one target, one turn
+	warmUp    time.Duration
+	rounds    int
+	callers   []int
+	bodies    []int
+	functions int // called at random
+	colds     int // samples of each kind of start
+	bursts    []int
+	memory    []int // functions deployed
+	templates []string
+	say       func(string)
+}
+
+func fullPlan() plan {
+	return plan{
+		stretch: 5 * time.Second, warmUp: time.Second, rounds: 4,
+		callers: []int{1, 16, 64}, bodies: []int{0, 1 << 10, 1 << 20}, functions: 100,
+		colds: 25, bursts: []int{2, 8, 32}, memory: []int{0, 100, 1000},
+		templates: []string{"python", "node", "go"},
+	}
+}
+
+// quickPlan takes under three minutes once base images are there.
+func quickPlan() plan {
+	p := fullPlan()
+	p.stretch, p.warmUp, p.rounds = time.Second, 300*time.Millisecond, 2
+	p.bodies, p.functions = []int{0, 1 << 10}, 10
+	p.colds, p.bursts, p.memory = 5, []int{2, 8}, []int{0, 20}
+	return p
+}
+
+// sections of a run, in order.
+var sections = []string{"warm", "cold", "memory"}
+
+func main() {
+	quick := flag.Bool("quick", false, "a short run")
+	only := flag.String("only", strings.Join(sections, ","), "sections to run")
+	out := flag.String("out", filepath.Join(".kiln", "bench"), "folder for bench.json and bench.html")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	p := fullPlan()
+	if *quick {
+		p = quickPlan()
+	}
+	start := time.Now()
+	p.say = func(text string) { fmt.Fprintf(os.Stderr, "%6.1fs  %s\n", time.Since(start).Seconds(), text) }
+	if err := run(ctx, p, strings.Split(*only, ","), *out); err != nil {
+		fmt.Fprintln(os.Stderr, "kiln-bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, p plan, only []string, out string) error {
+	for _, section := range only {
+		if !slices.Contains(sections, section) {
+			return fmt.Errorf("-only: there is no section %q; there are %s", section, strings.Join(sections, ", "))
+		}
+	}
+	engine, err := docker.Open(ctx, docker.Options{})
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	dir, err := workDir()
+	if err != nil {
+		return err
+	}
+	report := Report{Machine: describeMachine(ctx, engine), Started: time.Now().UTC().Truncate(time.Second)}
+	if slices.Contains(only, "warm") {
+		warm, err := runWarm(ctx, p, engine, dir)
+		if err != nil {
+			return fmt.Errorf("warm: %w", err)
+		}
+		report.Warm = &warm
+	}
+	if slices.Contains(only, "cold") {
+		cold, err := runCold(ctx, p, engine, dir)
+		if err != nil {
+			return fmt.Errorf("cold: %w", err)
+		}
+		report.Cold = &cold
+	}
+	if slices.Contains(only, "memory") {
+		memory, err := runMemory(ctx, p, engine, dir)
+		if err != nil {
+			return fmt.Errorf("memory: %w", err)
+		}
+		report.Memory = &memory
+	}
+	report.Ratios = ratios(report)
+	if err := report.write(out); err != nil {
+		return err
+	}
+	report.print(os.Stdout)
+	fmt.Printf("\nwritten: %s and %s\n", filepath.Join(out, "bench.json"), filepath.Join(out, "bench.html"))
+	return os.RemoveAll(dir)
+}
+
+func joinErr(err, other error) error {
+	if other == nil {
+		return err
+	}
+	return errors.Join(err, other)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// nginx is Debian's nginx as a reverse proxy on loopback with keep-alive
+// connections to its upstreams: the yardstick of the warm path.
+type nginx struct {
+	addr    string
+	process *exec.Cmd
+}
+
+// nginxConfig gives nginx what a careful operator would: all cores, kept
+// connections both ways, no access log, buffers that hold a small answer.
+const nginxConfig = `worker_processes auto;
+pid %[1]s/nginx.pid;
+error_log %[1]s/error.log warn;
+worker_rlimit_nofile 65536;
+events { worker_connections 16384; }
+http {
+  access_log off;
+  client_max_body_size 0;
+  client_body_temp_path %[1]s/body;
+  proxy_temp_path %[1]s/proxy;
+  fastcgi_temp_path %[1]s/fastcgi;
+  uwsgi_temp_path %[1]s/uwsgi;
+  scgi_temp_path %[1]s/scgi;
+  keepalive_requests 1000000000;
+  tcp_nodelay on;
+  upstream function { server %[3]s; keepalive 256; keepalive_requests 1000000000; }
+  server {
+    listen %[2]s backlog=4096;
+    location / {
+      proxy_pass http://function;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    }
+  }
+}
+`
+
+// startNginx runs nginx in front of upstream.
+func startNginx(dir, upstream string) (*nginx, error) {
+	binary, err := exec.LookPath("nginx")
+	if err != nil {
+		binary = "/usr/sbin/nginx" // not on every user's PATH
+	}
+	if _, err := os.Stat(binary); err != nil {
+		return nil, fmt.Errorf("nginx is not installed; run: apt-get install nginx-light")
+	}
+	dir = filepath.Join(dir, "nginx")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, addr, upstream), 0o644); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(binary, "-c", config, "-p", dir, "-g", "daemon off;")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start nginx: %w", err)
+	}
+	n := &nginx{addr: addr, process: cmd}
+	if err := waitFor("nginx", 10*time.Second, func() error { return dialOnce(addr) }); err != nil {
+		n.stop()
+		return nil, err
+	}
+	return n, nil
+}
+
+// stop ends nginx and waits for it.
+func (n *nginx) stop() error {
+	if err := n.process.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return n.process.Wait()
+}
+
+// nginxVersion says which nginx it is, for the report.
+func nginxVersion() string {
+	out, err := exec.Command("/usr/sbin/nginx", "-v").CombinedOutput()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(out), "nginx version:"))
+}

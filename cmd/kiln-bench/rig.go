@@ -1,0 +1,234 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/archive"
+	"github.com/kilnfaas/kiln/orchestrator/docker"
+)
+
+//go:embed all:functions
+var functions embed.FS
+
+// Time that set-up steps get on a busy machine; they are not measured.
+const (
+	readyTimeout  = 60 * time.Second
+	stopTimeout   = 45 * time.Second
+	deployTimeout = 10 * time.Minute
+	idleTimeout   = 60 * time.Second
+)
+
+// gateway is a `kiln serve` of the benchmark's own, with its own state, owner
+// and network.
+type gateway struct {
+	addr    string
+	client  *api.Client
+	process *exec.Cmd
+	network string
+}
+
+// startGateway runs bin/kiln with settings KEY=VALUE.
+func startGateway(ctx context.Context, dir, name string, settings ...string) (*gateway, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	dir = filepath.Join(dir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "gateway.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() // the process has its own
+	g := &gateway{addr: addr, client: &api.Client{BaseURL: "http://" + addr}, network: "kiln-bench-" + name}
+	g.process = exec.Command(filepath.Join(filepath.Dir(self), "kiln"), "serve")
+	g.process.Env = append(append(os.Environ(), "KILN_LISTEN="+addr, "KILN_DATA="+filepath.Join(dir, "data"), "KILN_NETWORK="+g.network), settings...)
+	g.process.Stdout, g.process.Stderr = log, log
+	if err := g.process.Start(); err != nil {
+		return nil, err
+	}
+	if err := waitFor("the gateway", readyTimeout, func() error { return g.client.Ready(ctx) }); err != nil {
+		g.process.Process.Kill()
+		g.process.Wait()
+		return nil, fmt.Errorf("%w; its log is %s", err, log.Name())
+	}
+	return g, nil
+}
+
+// stop removes every function, ends the gateway and waits for it.
+func (g *gateway) stop(ctx context.Context) error {
+	var errs []error
+	deployed, err := g.client.Functions(ctx)
+	errs = append(errs, err)
+	names := make(chan string)
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	for range 4 {
+		wait.Go(func() {
+			for name := range names {
+				if err := g.client.Remove(ctx, name); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, f := range deployed {
+		names <- f.Name
+	}
+	close(names)
+	wait.Wait()
+	errs = append(errs, g.process.Process.Signal(syscall.SIGTERM))
+	timer := time.AfterFunc(stopTimeout, func() { g.process.Process.Kill() })
+	defer timer.Stop()
+	errs = append(errs, g.process.Wait())
+	if out, err := exec.CommandContext(ctx, "docker", "network", "rm", g.network).CombinedOutput(); err != nil {
+		errs = append(errs, fmt.Errorf("remove network %s: %s", g.network, out))
+	}
+	return errors.Join(errs...)
+}
+
+// rss is the gateway's resident memory.
+func (g *gateway) rss() (orchestrator.Bytes, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.process.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return orchestrator.Bytes(kib) * orchestrator.KiB, err
+		}
+	}
+	return 0, errors.New("no VmRSS")
+}
+
+// deploy deploys one of the embedded functions under a name.
+func (g *gateway) deploy(ctx context.Context, name, template, spec string) error {
+	ctx, cancel := context.WithTimeout(ctx, deployTimeout)
+	defer cancel()
+	tree, err := fs.Sub(functions, "functions/"+template)
+	if err != nil {
+		return err
+	}
+	var packed bytes.Buffer
+	if _, err := archive.Pack(ctx, &packed, tree, archive.DefaultLimits()); err != nil {
+		return err
+	}
+	_, err = g.client.Deploy(ctx, api.Deploy{
+		Name: name, Archive: &packed, Spec: fmt.Appendf(nil, "template: %s\n%s", template, spec),
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("deploy %s: %w", name, err)
+	}
+	return nil
+}
+
+// deployMany deploys functions name-0 to name-(n-1), two at a time.
+func (g *gateway) deployMany(ctx context.Context, n int, prefix, template, spec string) ([]string, error) {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s-%d", prefix, i)
+	}
+	if err := g.deploy(ctx, names[0], template, spec); err != nil { // builds; the others share its image
+		return nil, err
+	}
+	errs := make([]error, n)
+	turns := make(chan struct{}, 2)
+	var wait sync.WaitGroup
+	for i, name := range names[1:] {
+		wait.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			errs[i] = g.deploy(ctx, name, template, spec)
+		})
+	}
+	wait.Wait()
+	return names, errors.Join(errs...)
+}
+
+// instance returns the container of a function that has one.
+func (g *gateway) instance(ctx context.Context, engine *docker.Client, name string) (orchestrator.Container, error) {
+	status, err := g.client.Instances(ctx, name)
+	if err != nil {
+		return orchestrator.Container{}, err
+	}
+	for _, i := range status.Instances {
+		if i.State == "ready" {
+			return engine.Inspect(ctx, i.ID)
+		}
+	}
+	return orchestrator.Container{}, fmt.Errorf("function %s has no ready instance", name)
+}
+
+// waitState waits until a function's instances satisfy want.
+func (g *gateway) waitState(ctx context.Context, name, what string, want func(orchestrator.FunctionStatus) bool) error {
+	return waitFor(name+" to be "+what, idleTimeout, func() error {
+		status, err := g.client.Instances(ctx, name)
+		if err == nil && !want(status) {
+			err = fmt.Errorf("%d ready, %d frozen, %d starting, %d draining", status.Ready, status.Frozen, status.Starting, status.Draining)
+		}
+		return err
+	})
+}
+
+func atZero(s orchestrator.FunctionStatus) bool { return len(s.Instances) == 0 }
+func frozen(s orchestrator.FunctionStatus) bool { return s.Frozen == 1 && len(s.Instances) == 1 }
+
+// freeAddr returns a loopback address that nobody listens on.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+func dialOnce(addr string) error {
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// pollInterval is how often set-up looks whether something has come about.
+const pollInterval = 50 * time.Millisecond
+
+func waitFor(what string, limit time.Duration, check func() error) error {
+	end := time.Now().Add(limit)
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("waited %v for %s: %w", limit, what, err)
+		}
+		time.Sleep(pollInterval)
+	}
+}
