@@ -492,3 +492,23 @@ func TestActivityEndsWithTheInstances(t *testing.T) {
 		}
 	})
 }
+
+func TestWaiterGetsAnotherAtOnceWhenOneIsUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, newLauncher(t), release(1, func(s *orchestrator.Spec) { s.Scale.Max = 1 }))
+		lease := h.acquire(t.Context())
+		time.Sleep(time.Minute)
+		waited := make(chan time.Duration)
+		go func() {
+			next := h.acquire(context.Background())
+			queue, _ := next.Waited()
+			next.Release(pool.Done)
+			waited <- queue
+		}()
+		synctest.Wait()
+		lease.Release(pool.Unreachable)
+		if queue := <-waited; queue != 190*time.Millisecond {
+			t.Errorf("waited %v, want one start", queue)
+		}
+	})
+}
