@@ -158,10 +158,7 @@ func (c *Client) Logs(ctx context.Context, name string, options LogOptions) iter
 		}
 		defer response.Body.Close()
 		for text, err := range lines(response.Body) {
-			var line struct {
-				LogLine
-				Problem *Error `json:"problem"` // the last line of a stream that broke
-			}
+			var line LogLine
 			if err == nil {
 				err = json.Unmarshal(text, &line)
 			}
@@ -172,7 +169,7 @@ func (c *Client) Logs(ctx context.Context, name string, options LogOptions) iter
 			case line.Problem != nil:
 				yield(LogLine{}, line.Problem)
 				return
-			case !yield(line.LogLine, nil):
+			case !yield(line, nil):
 				return
 			}
 		}

@@ -64,6 +64,9 @@ type LogLine struct {
 	Revision string    `json:"revision"`
 	Stream   string    `json:"stream"` // Stdout or Stderr
 	Text     string    `json:"text"`   // without the line end
+	// Problem is set in the last line of a stream that broke, which has nothing
+	// else but the time.
+	Problem *Error `json:"problem,omitempty"`
 }
 
 // Version says what a gateway runs.

@@ -37,7 +37,7 @@ const cacheLine = 128
 // rareCodes counts the statuses outside commonCodes.
 type rareCodes [maxCode + 1]atomic.Uint64
 
-// origins of an instance that a caller waited for.
+// origins of an instance that was started.
 var origins = [...]string{"image", "cell", "adopted", "other"}
 
 // Function counts the invocations of one function. The data plane gets it once
@@ -88,8 +88,8 @@ func (f *Function) rareCode(code int) *atomic.Uint64 {
 	return &rare[code]
 }
 
-// ColdStart counts an invocation that waited for an instance to start. Origin is
-// where the instance came from: "image", "cell" or "adopted".
+// ColdStart counts an instance that was started. Origin is where it came from:
+// "image", "cell" or "adopted".
 func (f *Function) ColdStart(origin string) {
 	for i, known := range origins {
 		if known == origin || i == len(origins)-1 {

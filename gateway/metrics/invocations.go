@@ -1,9 +1,9 @@
 package metrics
 
 import (
-	"maps"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -12,10 +12,8 @@ import (
 // it keeps between scrapes are counters that cost the data plane a few
 // nanoseconds. Functions that nobody has called have no series.
 type Invocations struct {
-	shards *shards
-
-	mu        sync.Mutex
-	functions map[string]*Function // guarded by mu
+	shards    *shards
+	functions sync.Map // of *Function by name; read far more often than written
 
 	total, queue, start, function, cold *prometheus.Desc
 }
@@ -26,13 +24,12 @@ func NewInvocations() *Invocations {
 		return prometheus.NewDesc("kiln_"+name, help, labels, nil)
 	}
 	return &Invocations{
-		shards:    newShards(),
-		functions: map[string]*Function{},
-		total:     describe("invocations_total", "Invocations answered, by status; 499 is a client that left.", "function", "code"),
-		queue:     describe("queue_duration_seconds", "Time invocations waited for a slot of an instance.", "function"),
-		start:     describe("start_duration_seconds", "Time invocations waited for an instance to start, of those that did.", "function"),
-		function:  describe("function_duration_seconds", "Time invocations spent at an instance.", "function"),
-		cold:      describe("cold_starts_total", "Invocations that waited for an instance to start, by where it came from.", "function", "origin"),
+		shards:   newShards(),
+		total:    describe("invocations_total", "Invocations answered, by status; 499 is a client that left.", "function", "code"),
+		queue:    describe("queue_duration_seconds", "Time invocations waited for a slot of an instance.", "function"),
+		start:    describe("start_duration_seconds", "Time invocations waited for an instance to start, of those that did.", "function"),
+		function: describe("function_duration_seconds", "Time invocations spent at an instance.", "function"),
+		cold:     describe("cold_starts_total", "Instances that were started, by where they came from.", "function", "origin"),
 	}
 }
 
@@ -40,22 +37,22 @@ func NewInvocations() *Invocations {
 // name until Remove. Names must be those of functions that exist: each makes
 // series of its own.
 func (i *Invocations) Function(name string) *Function {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	f, ok := i.functions[name]
-	if !ok {
-		f = newFunction(i.shards)
-		i.functions[name] = f
+	if f, ok := i.functions.Load(name); ok {
+		return f.(*Function)
 	}
-	return f
+	f, _ := i.functions.LoadOrStore(name, newFunction(i.shards))
+	return f.(*Function)
+}
+
+// Observe counts an invocation of a function by its name; see Function.Observe.
+func (i *Invocations) Observe(name string, code int, queue, start, function time.Duration) {
+	i.Function(name).Observe(code, queue, start, function)
 }
 
 // Remove drops the series of a function. Whoever still holds its Function
 // counts into the void.
 func (i *Invocations) Remove(name string) {
-	i.mu.Lock()
-	delete(i.functions, name)
-	i.mu.Unlock()
+	i.functions.Delete(name)
 }
 
 // Describe implements prometheus.Collector.
@@ -67,23 +64,24 @@ func (i *Invocations) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (i *Invocations) Collect(out chan<- prometheus.Metric) {
-	i.mu.Lock()
-	functions := maps.Clone(i.functions)
-	i.mu.Unlock()
-	for name, f := range functions {
-		s := f.snapshot()
-		for code, n := range s.codes {
-			out <- prometheus.MustNewConstMetric(i.total, prometheus.CounterValue, float64(n), name, strconv.Itoa(code))
-		}
-		for k, n := range s.origins {
-			if n > 0 {
-				out <- prometheus.MustNewConstMetric(i.cold, prometheus.CounterValue, float64(n), name, origins[k])
-			}
-		}
-		collect(out, i.queue, &s.queue, name)
-		collect(out, i.start, &s.start, name)
-		collect(out, i.function, &s.function, name)
+	i.functions.Range(func(name, f any) bool {
+		i.collect(out, name.(string), f.(*Function).snapshot())
+		return true
+	})
+}
+
+func (i *Invocations) collect(out chan<- prometheus.Metric, name string, s snapshot) {
+	for code, n := range s.codes {
+		out <- prometheus.MustNewConstMetric(i.total, prometheus.CounterValue, float64(n), name, strconv.Itoa(code))
 	}
+	for k, n := range s.origins {
+		if n > 0 {
+			out <- prometheus.MustNewConstMetric(i.cold, prometheus.CounterValue, float64(n), name, origins[k])
+		}
+	}
+	collect(out, i.queue, &s.queue, name)
+	collect(out, i.start, &s.start, name)
+	collect(out, i.function, &s.function, name)
 }
 
 // collect sends a histogram unless it is empty.

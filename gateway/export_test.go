@@ -1,0 +1,32 @@
+package gateway
+
+import "io"
+
+// Table returns the rows of the API as method and path.
+func (s *Server) Table() [][2]string {
+	var rows [][2]string
+	for _, r := range s.table() {
+		rows = append(rows, [2]string{r.method, r.path})
+	}
+	return rows
+}
+
+// UploadForm reads the form of POST /upload and returns its values and file.
+func UploadForm(body io.Reader, boundary, dir string) (map[string][]byte, []byte, error) {
+	form, err := readForm(body, boundary, dir, uploadFields)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer form.Close()
+	file, err := io.ReadAll(form.file)
+	return form.values, file, err
+}
+
+// SpoolMemory is the size of uploads from which on they are kept in a file.
+const SpoolMemory = spoolMemory
+
+// Bounds of forms.
+const (
+	MaxField = maxField
+	MaxSpec  = maxSpec
+)

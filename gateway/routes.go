@@ -1,0 +1,88 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/gorilla/mux"
+
+	"github.com/kilnfaas/kiln/gateway/problem"
+)
+
+// handlerFunc is a handler that returns what went wrong, for one function to
+// answer with. After it has begun to answer it returns nil.
+type handlerFunc func(w http.ResponseWriter, r *http.Request) error
+
+// route is one row of the API.
+type route struct {
+	method  string
+	path    string
+	handler handlerFunc
+}
+
+// table is the control API. docs/openapi.yaml describes the same rows.
+func (s *Server) table() []route {
+	return []route{
+		{"POST", "/upload", s.upload},
+		{"GET", "/v1/functions", s.listFunctions},
+		{"GET", "/v1/functions/{name}", s.getFunction},
+		{"PUT", "/v1/functions/{name}", s.putFunction},
+		{"PATCH", "/v1/functions/{name}", s.patchFunction},
+		{"DELETE", "/v1/functions/{name}", s.deleteFunction},
+		{"GET", "/v1/functions/{name}/revisions", s.listRevisions},
+		{"POST", "/v1/functions/{name}/rollback", s.rollback},
+		{"GET", "/v1/functions/{name}/logs", s.logs},
+		{"GET", "/v1/functions/{name}/instances", s.listInstances},
+		{"GET", "/v1/templates", s.listTemplates},
+		{"GET", "/v1/templates/{name}", s.getTemplate},
+		{"GET", "/v1/templates/{name}/scaffold", s.scaffold},
+		{"GET", "/v1/version", s.version},
+		{"GET", "/healthz", s.healthz},
+		{"GET", "/readyz", s.readyz},
+		{"GET", "/metrics", s.metrics()},
+		{"GET", "/openapi.yaml", s.openapi},
+	}
+}
+
+// invokePrefix is where the data plane begins.
+const invokePrefix = "/invoke/"
+
+// routes returns the handler of everything: the data plane below invokePrefix,
+// which nothing is put in front of, and the control API for the rest.
+func (s *Server) routes() http.Handler {
+	router := mux.NewRouter().SkipClean(true) // no redirects: a path is right or unknown
+	methods := map[string][]string{}
+	var paths []string
+	for _, r := range s.table() {
+		allowed := []string{r.method}
+		if r.method == http.MethodGet {
+			allowed = append(allowed, http.MethodHead)
+		}
+		if methods[r.path] == nil {
+			paths = append(paths, r.path)
+		}
+		methods[r.path] = append(methods[r.path], allowed...)
+		router.Handle(r.path, s.control(r.handler)).Methods(allowed...)
+	}
+	for _, path := range paths {
+		router.Handle(path, s.control(func(_ http.ResponseWriter, r *http.Request) error {
+			return problem.MethodNotAllowed(r.Method, r.URL.Path, methods[path])
+		}))
+	}
+	unknown := s.control(func(_ http.ResponseWriter, r *http.Request) error { return problem.RouteUnknown(r.URL.Path) })
+	router.NotFoundHandler = unknown
+	invoke := s.Invoke
+	if invoke == nil {
+		invoke = unknown
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, invokePrefix) {
+			invoke.ServeHTTP(w, r)
+			return
+		}
+		router.ServeHTTP(w, r)
+	})
+}
+
+// name returns the function or template that the path names.
+func name(r *http.Request) string { return mux.Vars(r)["name"] }
