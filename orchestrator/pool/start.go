@@ -230,8 +230,11 @@ func (p *Pool) Prove(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.cancel)
 	defer stop()
 	<-s.done
-	if s.err != nil && ctx.Err() != nil {
+	switch {
+	case s.err != nil && ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(s.err, context.Canceled): // by Close or Drain
+		return shuttingDown()
 	}
 	return s.err
 }

@@ -66,6 +66,7 @@ type Table struct {
 	work   sync.WaitGroup
 
 	mu       sync.Mutex // guards changes of routes, and what follows
+	proving  map[*pool.Pool]struct{}
 	proven   map[string]*pool.Pool
 	leaving  map[*pool.Pool]string // draining -> function
 	isOpen   bool
@@ -76,7 +77,10 @@ var _ orchestrator.Fleet = (*Table)(nil)
 
 // New returns an empty Table.
 func New(config Config) *Table {
-	t := &Table{launcher: config.Launcher, proven: map[string]*pool.Pool{}, leaving: map[*pool.Pool]string{}}
+	t := &Table{
+		launcher: config.Launcher, proving: map[*pool.Pool]struct{}{},
+		proven: map[string]*pool.Pool{}, leaving: map[*pool.Pool]string{},
+	}
 	if config.Capacity == nil {
 		config.Capacity = capacity.New(capacity.Config{})
 	}
@@ -127,8 +131,8 @@ func (t *Table) tick() {
 // nothing.
 func (t *Table) Lookup(name string) *Route { return (*t.routes.Load())[name] }
 
-// Names returns how many functions answer and calls f for each, in no order,
-// until it returns false.
+// Each calls f for each function that answers, in no order, until it returns
+// false.
 func (t *Table) Each(f func(name string, r *Route) bool) {
 	for name, r := range *t.routes.Load() {
 		if !f(name, r) {
@@ -153,25 +157,32 @@ func identity(r orchestrator.Release) string {
 	return r.Spec.Name + "/" + r.Revision.ID + "/" + r.ConfigHash()
 }
 
-// Prove starts one instance of a release and returns once it is ready.
+// Prove starts one instance of a release and returns once it is ready. The error
+// is the Launcher's, ctx's, or ErrUnavailable when the table is closed.
 func (t *Table) Prove(ctx context.Context, release orchestrator.Release) error {
-	p := pool.New(&t.pools, release)
-	if err := p.Prove(ctx); err != nil {
-		t.retire(p, release.Spec.Name)
-		return err
-	}
+	name, id := release.Spec.Name, identity(release)
 	t.mu.Lock()
-	before := t.proven[identity(release)]
-	closed := t.isClosed
-	t.proven[identity(release)] = p
+	if t.isClosed {
+		t.mu.Unlock()
+		return orchestrator.Errorf(orchestrator.ErrUnavailable, "shutting-down", "the gateway is shutting down")
+	}
+	p := pool.New(&t.pools, release)
+	t.proving[p] = struct{}{}
 	t.mu.Unlock()
-	if before != nil {
-		t.retire(before, release.Spec.Name)
+
+	err := p.Prove(ctx)
+
+	t.mu.Lock()
+	delete(t.proving, p)
+	stale := p
+	if err == nil {
+		stale, t.proven[id] = t.proven[id], p
 	}
-	if closed {
-		t.Discard(release)
+	t.mu.Unlock()
+	if stale != nil {
+		t.retire(stale, name)
 	}
-	return nil
+	return err
 }
 
 // Discard ends what Prove started.
@@ -281,6 +292,9 @@ func (t *Table) all() []*pool.Pool {
 	for _, r := range routes {
 		pools = append(pools, r.Pool)
 	}
+	for p := range t.proving {
+		pools = append(pools, p)
+	}
 	for _, p := range t.proven {
 		pools = append(pools, p)
 	}
@@ -354,13 +368,26 @@ func (t *Table) Close(ctx context.Context) error {
 	t.mu.Lock()
 	t.isClosed = true
 	t.mu.Unlock()
-	var first error
+	// All at once: none takes requests while another waits for its last.
+	var pools sync.WaitGroup
+	errs := make(chan error, 1)
 	for _, p := range t.all() {
-		if err := p.Close(ctx); err != nil && first == nil {
-			first = err
-		}
+		pools.Go(func() {
+			if err := p.Close(ctx); err != nil {
+				select {
+				case errs <- err:
+				default: // one tells enough
+				}
+			}
+		})
 	}
+	pools.Wait()
 	t.cancel()
 	t.work.Wait()
-	return first
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
 }
