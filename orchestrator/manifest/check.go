@@ -123,13 +123,15 @@ func checkHandler(handler string) error {
 		return invalid("handler-invalid", "%q is not a name", name).WithHint(hint)
 	case file == "" && named:
 		return nil
-	case !fs.ValidPath(file) || strings.ContainsFunc(file, unprintable):
+	case !fs.ValidPath(file) || strings.ContainsFunc(file, unfit):
 		return invalid("handler-invalid", "%q is not a path inside the folder", file).WithHint(hint)
 	}
 	return nil
 }
 
-func unprintable(r rune) bool { return r == '\\' || unicode.IsControl(r) }
+// unfit are characters that the file of a handler may not have: it is also
+// used as a pattern.
+func unfit(r rune) bool { return strings.ContainsRune(`\*?[`, r) || unicode.IsControl(r) }
 
 var envSyntax = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 

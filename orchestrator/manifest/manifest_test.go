@@ -245,6 +245,8 @@ func TestApplyErrors(t *testing.T) {
 		{"handler: app.py:main:x\n", "1:10", "handler-invalid", ""},
 		{"handler: app.py:$(id)\n", "1:10", "handler-invalid", ""},
 		{"handler: 'a\\b'\n", "1:10", "handler-invalid", ""},
+		{"handler: '*.py'\n", "1:10", "handler-invalid", ""},
+		{"handler: '[ab].py'\n", "1:10", "handler-invalid", ""},
 		{"handler: \"a\\nb\"\n", "1:10", "handler-invalid", ""},
 		{"handler: " + strings.Repeat("x", 1025) + "\n", "1:10", "handler-invalid", ""},
 		{"env: {1A: b}\n", "1:7", "env-invalid", ""},
