@@ -27,7 +27,7 @@ func TestScaffold_answers(t *testing.T) {
 				t.Fatal(err)
 			}
 			image := functionImage(t, c, tmpl.Name, files, buildOptions{args: map[string]string{templates.ArgTest: "1"}})
-			i := runImage(t, image, nil, nil)
+			i := runImage(t, image, nil, map[string]string{"KILN_FUNCTION": "greet-me"})
 			i.waitReady()
 			r, err := http.Get(i.base + "/?name=Ada")
 			if err != nil {
