@@ -1,0 +1,166 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator/pool"
+)
+
+const (
+	// connBuffer is the read buffer of a connection to an instance: an answer
+	// head and a small body in one read.
+	connBuffer = 8 << 10
+	// idleConnLife is how long an unused connection is kept. Servers commonly close
+	// theirs after 5 to 60 s; a longer life would only make more dead ones.
+	idleConnLife = 30 * time.Second
+	// dialTimeout bounds a connect to a container on the same machine.
+	dialTimeout = 5 * time.Second
+)
+
+// Conns are the connections of the complete path to one instance: at most as
+// many as the instance has slots, because each carries one leased request or
+// is idle. It is safe for concurrent use.
+type Conns struct {
+	addr string
+
+	mu   sync.Mutex
+	idle []*upstream // guarded by mu; the last is the most recently used
+}
+
+// NewConns returns the connections to the instance at addr, "IP:port".
+func NewConns(addr string) pool.Conns { return &Conns{addr: addr} }
+
+// CloseIdle closes the connections that carry no request now.
+func (c *Conns) CloseIdle() {
+	c.mu.Lock()
+	idle := c.idle
+	c.idle = nil
+	c.mu.Unlock()
+	for _, u := range idle {
+		u.Close()
+	}
+}
+
+// get returns a kept connection that is still open, or nil.
+func (c *Conns) get() *upstream {
+	for {
+		c.mu.Lock()
+		n := len(c.idle)
+		if n == 0 {
+			c.mu.Unlock()
+			return nil
+		}
+		u := c.idle[n-1]
+		c.idle = c.idle[:n-1]
+		c.mu.Unlock()
+		if u.alive() {
+			u.reused = true
+			return u
+		}
+		u.Close()
+	}
+}
+
+// put keeps a connection for the next request and closes those unused for long.
+func (c *Conns) put(u *upstream) {
+	u.idleSince = time.Now()
+	var old []*upstream
+	c.mu.Lock()
+	n := 0
+	for n < len(c.idle) && u.idleSince.Sub(c.idle[n].idleSince) > idleConnLife {
+		n++
+	}
+	if n > 0 {
+		old = append(old, c.idle[:n]...)
+		c.idle = append(c.idle[:0], c.idle[n:]...)
+	}
+	c.idle = append(c.idle, u)
+	c.mu.Unlock()
+	for _, u := range old {
+		u.Close()
+	}
+}
+
+// dial makes a connection.
+func (c *Conns) dial(ctx context.Context) (*upstream, error) {
+	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: -1} // Go sets TCP_NODELAY itself
+	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial the instance: %w", err)
+	}
+	return &upstream{TCPConn: conn.(*net.TCPConn)}, nil
+}
+
+// upstream is a connection to an instance. It is used by one invocation at a time.
+type upstream struct {
+	*net.TCPConn
+	buf       []byte // buf[pos:end] was read and not yet used
+	pos, end  int
+	reused    bool
+	idleSince time.Time
+}
+
+// fill reads more behind what is buffered. The buffer grows as far as a head may.
+func (u *upstream) fill() error {
+	if u.pos == u.end {
+		u.pos, u.end = 0, 0
+	}
+	if u.end == len(u.buf) {
+		if u.pos > 0 {
+			u.end = copy(u.buf, u.buf[u.pos:u.end])
+			u.pos = 0
+		} else {
+			u.buf = append(u.buf, make([]byte, max(connBuffer, len(u.buf)))...)
+		}
+	}
+	n, err := u.TCPConn.Read(u.buf[u.end:])
+	u.end += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// read takes what is buffered, else reads from the connection.
+func (u *upstream) read(p []byte) (int, error) {
+	if u.pos < u.end {
+		n := copy(p, u.buf[u.pos:u.end])
+		u.pos += n
+		return n, nil
+	}
+	return u.TCPConn.Read(p)
+}
+
+// pending says whether something is buffered.
+func (u *upstream) pending() bool { return u.pos < u.end }
+
+// alive reports whether an idle connection is open and silent: an instance that
+// closed it, or that sent something nobody asked for, is found here, before a
+// byte of the next request is written.
+func (u *upstream) alive() bool {
+	if u.pending() {
+		return false
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var peekErr error
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, peekErr = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return true
+	})
+	return err == nil && errors.Is(peekErr, syscall.EAGAIN)
+}
+
+var past = time.Unix(1, 0)
+
+// abort ends a pending and every later read and write.
+func (u *upstream) abort() { _ = u.SetDeadline(past) }

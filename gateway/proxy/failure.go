@@ -1,0 +1,87 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+
+	"github.com/kilnfaas/kiln/gateway/problem"
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+// Codes of the errors that the data plane itself makes. A client that is slow in
+// sending its body gets problem.RequestTimeout, 408; other deadlines are 504.
+const (
+	CodeUnknown     = "function-not-found"
+	CodeTimeout     = "invocation-timeout"
+	CodeDeadline    = "deadline-invalid"
+	CodeDied        = "function-died"
+	CodeMalformed   = "function-answer-invalid"
+	CodeUnreachable = "function-unreachable"
+	CodeReplaced    = "function-replaced"
+)
+
+// Causes inside an invocation that are not shown as they are.
+var (
+	errClientGone = errors.New("client went away")
+	errBodyLimit  = errors.New("request body over the limit")
+	errResend     = errors.New("nothing of the request was received")
+)
+
+func errUnknown(name string) error {
+	if orchestrator.ValidateName(name) != nil {
+		name = "of this name" // not echoed: it is whatever the client sent
+	}
+	return orchestrator.Errorf(orchestrator.ErrNotFound, CodeUnknown, "there is no function %s", name).
+		WithHint("list the functions with kiln ls, deploy one with kiln deploy")
+}
+
+// errTimeout is a deadline that passed. It is the function's fault once the
+// request was there, the platform's while it waited.
+func errTimeout(sent bool) error {
+	if !sent {
+		return orchestrator.Errorf(orchestrator.ErrDeadline, CodeTimeout, "no instance was free within the invocation's time").
+			WithHint("try again; raise scale.max, concurrency or timeout in function.yaml if it goes on")
+	}
+	return &orchestrator.Error{
+		Class: orchestrator.ErrDeadline, Code: CodeTimeout, Cause: orchestrator.ErrFunction,
+		Detail: "the function did not answer within the invocation's time",
+		Hint:   "raise timeout in function.yaml, or look at the function's logs for what takes long",
+	}
+}
+
+func errTooLarge(limit orchestrator.Bytes) error {
+	return orchestrator.Errorf(orchestrator.ErrTooLarge, problem.CodeRequestTooLarge, "the request body is over %s", limit).
+		WithHint("raise max_request in function.yaml; 0 removes the limit")
+}
+
+func errDied(cause error) error {
+	return orchestrator.Errorf(orchestrator.ErrFunction, CodeDied, "the function closed the connection before it answered: %w", cause).
+		WithHint("look at the function's logs; it may have ended for lack of memory")
+}
+
+func errMalformed(cause error) error {
+	return orchestrator.Errorf(orchestrator.ErrFunction, CodeMalformed, "the function did not answer with valid HTTP/1.1: %w", cause).
+		WithHint("look at the function's logs, and at what it writes to its connection")
+}
+
+func errUnreachable(cause error) error {
+	return orchestrator.Errorf(orchestrator.ErrUnavailable, CodeUnreachable, "no instance of the function could be reached: %w", cause).
+		WithHint("try again; look at the function's logs if it goes on")
+}
+
+func errReplaced() error {
+	return orchestrator.Errorf(orchestrator.ErrUnavailable, CodeReplaced, "the function was replaced again and again while the request waited").
+		WithHint("try again")
+}
+
+// acquireError classes an error of Acquire that has no class of its own.
+func acquireError(err error) error {
+	var classed *orchestrator.Error
+	if errors.As(err, &classed) {
+		return err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errTimeout(false)
+	}
+	return err
+}
