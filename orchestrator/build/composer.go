@@ -1,0 +1,178 @@
+package build
+
+import (
+	"archive/tar"
+	"context"
+	"io"
+	"maps"
+	"strings"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/templates"
+)
+
+// Composer is the builder at the end of the pipeline: it finds the base images,
+// composes the build context and has the engine build it.
+type Composer struct {
+	config Config
+	bases  baseResolver
+}
+
+var _ orchestrator.RevisionBuilder = (*Composer)(nil)
+
+// NewComposer returns the end of a pipeline. Of c, Limit, Timeout and Logger are
+// not used.
+func NewComposer(c Config) *Composer {
+	return &Composer{config: c, bases: baseResolver{
+		images: c.Images, builder: c.Builder, templates: c.Templates, owner: c.Owner,
+	}}
+}
+
+// BuildRevision implements orchestrator.RevisionBuilder.
+func (b *Composer) BuildRevision(ctx context.Context, r orchestrator.Revision, t orchestrator.Template, progress func(orchestrator.BuildEvent)) (orchestrator.Image, error) {
+	if progress == nil {
+		progress = func(orchestrator.BuildEvent) {}
+	}
+	with, err := b.terms(ctx, progress)
+	if err != nil {
+		return orchestrator.Image{}, err
+	}
+	p, err := b.plan(ctx, r, t, with)
+	if err != nil {
+		return orchestrator.Image{}, err
+	}
+	code, err := b.config.Archives.Archive(ctx, r.ArchiveDigest)
+	if err != nil {
+		return orchestrator.Image{}, err
+	}
+	defer code.Close()
+
+	// The context is written while the engine reads it. The writer ends when the
+	// reader is closed, and is waited for before the archive is.
+	reader, writer := io.Pipe()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		writer.CloseWithError(p.context.write(writer, with.ca, code))
+	}()
+	defer func() {
+		reader.Close()
+		<-written
+	}()
+	return b.config.Builder.Build(ctx, orchestrator.BuildRequest{
+		Tags:       []string{r.Image},
+		Context:    reader,
+		Dockerfile: p.context.dockerfilePath(),
+		Args:       p.args,
+		Labels: map[string]string{
+			orchestrator.LabelOwner:    b.config.Owner,
+			orchestrator.LabelKind:     orchestrator.KindImage,
+			orchestrator.LabelFunction: r.Function,
+			orchestrator.LabelRevision: r.ID,
+			orchestrator.LabelTemplate: t.Name,
+			orchestrator.LabelBuild:    r.BuildDigest,
+		},
+		Progress: progress,
+	})
+}
+
+// terms reads what may change from build to build.
+func (b *Composer) terms(ctx context.Context, progress func(orchestrator.BuildEvent)) (with terms, err error) {
+	with = terms{dialect: func(dockerfile []byte) []byte { return dockerfile }, progress: progress}
+	if with.ca, err = readCA(b.config.ExtraCA); err != nil {
+		return with, err
+	}
+	if b.config.Classic == nil {
+		return with, nil
+	}
+	classic, err := b.config.Classic(ctx)
+	if classic {
+		with.dialect = templates.ForClassic
+	}
+	return with, err
+}
+
+// plan is the context and the arguments of a build.
+type plan struct {
+	context *buildContext
+	args    map[string]string
+}
+
+// plan gets the base images and settles context and arguments.
+func (b *Composer) plan(ctx context.Context, r orchestrator.Revision, t orchestrator.Template, with terms) (p plan, err error) {
+	p.args = maps.Clone(r.Spec.Build.Args)
+	if p.args == nil {
+		p.args = map[string]string{}
+	}
+	if t.CodeDir == "." {
+		err = b.planOwn(ctx, &p, r, t, with)
+	} else {
+		err = b.planTemplate(ctx, &p, r, t, with)
+	}
+	if err == nil {
+		p.context.dockerfile = with.dialect(p.context.dockerfile)
+	}
+	return p, err
+}
+
+// planTemplate is for a template with a Dockerfile.
+func (b *Composer) planTemplate(ctx context.Context, p *plan, r orchestrator.Revision, t orchestrator.Template, with terms) (err error) {
+	p.context, err = newContext(func(w *tar.Writer) error { return b.config.Templates.Context(t.Name, w) }, t.Dockerfile(r.Spec.Handler))
+	if err != nil {
+		return err
+	}
+	p.context.codeDir = t.CodeDir
+	p.args[templates.ArgHandler] = r.Spec.Handler
+	p.args[templates.ArgPackages] = strings.Join(r.Spec.Build.Packages, " ")
+	p.args[templates.ArgTest] = ""
+	if r.Spec.Build.Test {
+		p.args[templates.ArgTest] = "1"
+	}
+	for _, base := range t.Bases {
+		if p.args[base.Arg], err = b.bases.resolve(ctx, base, with); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// planOwn is for a function that brings its Dockerfile. Images that a template
+// has a fallback for get it here too, by changing what the builder reads: to
+// give the fallback the name of the image it stands in for would lie to
+// everybody else on the engine.
+func (b *Composer) planOwn(ctx context.Context, p *plan, r orchestrator.Revision, t orchestrator.Template, with terms) error {
+	name := t.Dockerfile(r.Spec.Handler)
+	code, err := b.config.Archives.Archive(ctx, r.ArchiveDigest)
+	if err != nil {
+		return err
+	}
+	defer code.Close()
+	dockerfile, err := findFile(code, name)
+	if err != nil {
+		return err
+	}
+	if dockerfile == nil {
+		return orchestrator.Errorf(orchestrator.ErrInvalid, "dockerfile-missing", "the archive has no %s", name).
+			WithHint("put it beside the code, or name another one with handler")
+	}
+	p.context = &buildContext{path: name, original: dockerfile, codeDir: t.CodeDir}
+	if plain, frontend := withoutSyntax(dockerfile); frontend != "" {
+		// The engine would have to pull the frontend, and cannot without a session.
+		s := begin(with.progress, "syntax", "[dockerfile] %s", name)
+		s.line("the line \"syntax=%s\" is left out: the engine's own frontend reads the file", frontend)
+		s.end(nil)
+		dockerfile = plain
+	}
+	refs := references(dockerfile, r.Spec.Build.Args)
+	by := map[string]string{}
+	for _, ref := range refs {
+		if by[ref.image] != "" {
+			continue
+		}
+		if by[ref.image], err = b.bases.resolve(ctx, b.bases.known(ref.image), with); err != nil {
+			return err
+		}
+	}
+	p.context.dockerfile = rewrite(dockerfile, refs, by)
+	return nil
+}
