@@ -77,7 +77,7 @@ func TestHTTP2WithoutTLS(t *testing.T) {
 func TestCloseDrains(t *testing.T) {
 	f := newFixture(t, "a")
 	f.Shutdown = 300 * time.Millisecond // of which deploys have two thirds
-	entered, release := make(chan struct{}, 3), make(chan struct{})
+	entered, release, begun := make(chan struct{}, 3), make(chan struct{}), make(chan struct{})
 	f.Invoke = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		entered <- struct{}{}
 		<-release
@@ -111,6 +111,7 @@ func TestCloseDrains(t *testing.T) {
 		for line, err := range client.Logs(ctx, "a", api.LogOptions{Follow: true}) {
 			t.Errorf("logs: %v, %v; want their end", line, err)
 		}
+		close(begun)
 	})
 	calls.Go(func() {
 		_, err := client.Deploy(ctx, api.Deploy{Name: "b", Archive: strings.NewReader("x")}, nil)
@@ -124,11 +125,7 @@ func TestCloseDrains(t *testing.T) {
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- f.Close() }()
-	for { // until Close has begun
-		if _, err := net.Dial("tcp", f.Address().String()); err != nil {
-			break
-		}
-	}
+	<-begun // Close has, as the followers of logs were ended
 	close(release)
 	calls.Wait()
 	if err := <-closed; err != nil {
@@ -136,6 +133,10 @@ func TestCloseDrains(t *testing.T) {
 	}
 	if err := f.Close(); err != nil {
 		t.Errorf("Close again = %v", err)
+	}
+	if conn, err := net.Dial("tcp", f.Address().String()); err == nil {
+		conn.Close()
+		t.Error("it still listens after Close")
 	}
 	if err := f.Serve(&pipeListener{}); err != nil {
 		t.Errorf("Serve after Close = %v, want nil at once", err)

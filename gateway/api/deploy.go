@@ -79,7 +79,10 @@ func (c *Client) deploy(ctx context.Context, method, path string, onEvent func(E
 	form := multipart.NewWriter(pipe)
 	filled := make(chan error, 1)
 	go func() {
-		err := errors.Join(fill(form), form.Close())
+		err := fill(form)
+		if err == nil {
+			err = form.Close() // only now: a form with an end would be deployed
+		}
 		pipe.CloseWithError(err) // nil is the form's end
 		filled <- err
 	}()

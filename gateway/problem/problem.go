@@ -125,6 +125,10 @@ func Defect(err error) bool {
 	return Status(err) == http.StatusInternalServerError
 }
 
+// defaultRetry is what a caller who asks too much is told to wait when nobody
+// knows better: time for a queue of short calls to empty.
+const defaultRetry = time.Second
+
 // Document returns the problem document for an error.
 func Document(err error, requestID string) *api.Error {
 	status := Status(err)
@@ -140,6 +144,9 @@ func Document(err error, requestID string) *api.Error {
 		Output:     known.Output,
 		Fault:      Fault(err),
 		RetryAfter: orchestrator.Duration(known.RetryAfter),
+	}
+	if document.RetryAfter == 0 && status == http.StatusTooManyRequests {
+		document.RetryAfter = orchestrator.Duration(defaultRetry)
 	}
 	if requestID != "" {
 		document.Instance = "urn:kiln:request:" + requestID

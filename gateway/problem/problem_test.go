@@ -126,6 +126,14 @@ func TestWriteUsesTheIdOfTheAnswer(t *testing.T) {
 	}
 }
 
+func TestTooManyRequestsAlwaysSayWhenToRetry(t *testing.T) {
+	recorder := httptest.NewRecorder()
+	problem.Write(recorder, httptest.NewRequest("GET", "/", nil), orchestrator.Errorf(orchestrator.ErrExhausted, "queue-full", "full"))
+	if got := recorder.Header().Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After = %q, want 1", got)
+	}
+}
+
 func TestRetryAfterRoundsUp(t *testing.T) {
 	for d, want := range map[time.Duration]string{time.Millisecond: "1", time.Second: "1", 1001 * time.Millisecond: "2", time.Minute: "60"} {
 		if got := problem.RetryAfter(d); got != want {
