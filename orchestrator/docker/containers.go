@@ -250,12 +250,31 @@ func (c *Client) awaitRemoved(ctx context.Context, id string) error {
 	}
 }
 
+// Freezing fails now and then on cgroup v1 when a process of the container is
+// just being started or is in the kernel: runc gives up after some tries,
+// thaws, and reports "unable to freeze".
+const (
+	freezeTries = 4
+	freezePause = 20 * time.Millisecond
+)
+
 // Freeze pauses a container through the engine.
 func (c *Client) Freeze(ctx context.Context, id string) error {
 	callCtx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := translate(ctx, "freeze "+short(id), c.api.ContainerPause(callCtx, id))
-	return c.unless(callCtx, id, orchestrator.ContainerFrozen, err)
+	for try := 1; ; try++ {
+		err := c.api.ContainerPause(callCtx, id)
+		if err == nil || try == freezeTries || !strings.Contains(err.Error(), "unable to freeze") {
+			return c.unless(ctx, id, orchestrator.ContainerFrozen, translate(ctx, "freeze "+short(id), err))
+		}
+		pause := time.NewTimer(freezePause)
+		select {
+		case <-pause.C:
+		case <-callCtx.Done():
+			pause.Stop()
+			return translate(ctx, "freeze "+short(id), callCtx.Err())
+		}
+	}
 }
 
 // Thaw undoes Freeze.
@@ -263,7 +282,7 @@ func (c *Client) Thaw(ctx context.Context, id string) error {
 	callCtx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := translate(ctx, "thaw "+short(id), c.api.ContainerUnpause(callCtx, id))
-	return c.unless(callCtx, id, orchestrator.ContainerRunning, err)
+	return c.unless(ctx, id, orchestrator.ContainerRunning, err)
 }
 
 // unless forgives a refusal when the container is in the wanted state already.

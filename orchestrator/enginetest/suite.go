@@ -36,8 +36,8 @@ type Subject struct {
 }
 
 // Run checks an implementation against the contracts. factory is called for
-// each test, which runs in parallel to nothing, and removes by t.Cleanup what
-// carries the labels.
+// each test, and removes by t.Cleanup what the test could not. The tests run
+// one after the other.
 func Run(t *testing.T, factory func(t *testing.T) Subject) {
 	for _, part := range []struct {
 		name  string
@@ -50,13 +50,19 @@ func Run(t *testing.T, factory func(t *testing.T) Subject) {
 		{"Images", imageTests},
 		{"Builds", buildTests},
 	} {
-		t.Run(part.name, func(t *testing.T) {
-			for _, test := range part.tests {
-				t.Run(test.name, func(t *testing.T) {
-					test.run(t, &bench{Subject: factory(t)})
-				})
-			}
-		})
+		t.Run(part.name, func(t *testing.T) { runTests(t, part.tests, factory) })
+	}
+}
+
+// RunBuilds checks the Builder only, for engines with several.
+func RunBuilds(t *testing.T, factory func(t *testing.T) Subject) { runTests(t, buildTests, factory) }
+
+// RunFreezing checks Freeze and Thaw only, for decorators that change them.
+func RunFreezing(t *testing.T, factory func(t *testing.T) Subject) { runTests(t, freezeTests, factory) }
+
+func runTests(t *testing.T, tests []suiteTest, factory func(t *testing.T) Subject) {
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) { test.run(t, &bench{Subject: factory(t)}) })
 	}
 }
 

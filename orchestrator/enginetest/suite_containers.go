@@ -263,7 +263,7 @@ func testConcurrentRuns(t *testing.T, b *bench) {
 
 // testCancelledRun gives Runs up at different moments.
 func testCancelledRun(t *testing.T, b *bench) {
-	for after := time.Duration(0); after < 200*time.Millisecond; after += 25 * time.Millisecond {
+	for after := time.Duration(0); after < 200*time.Millisecond; after += 40 * time.Millisecond {
 		ctx, cancel := context.WithCancel(t.Context())
 		timer := time.AfterFunc(after, cancel)
 		c, err := b.Engine.Run(ctx, b.config())
