@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing/fstest"
+	"time"
+
+	"github.com/kilnfaas/kiln/gateway"
+	"github.com/kilnfaas/kiln/gateway/metrics"
+	"github.com/kilnfaas/kiln/gateway/problem"
+	"github.com/kilnfaas/kiln/gateway/proxy"
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/archive"
+	"github.com/kilnfaas/kiln/orchestrator/build"
+	"github.com/kilnfaas/kiln/orchestrator/capacity"
+	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/intake"
+	"github.com/kilnfaas/kiln/orchestrator/jetstream"
+	"github.com/kilnfaas/kiln/orchestrator/launch"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
+	"github.com/kilnfaas/kiln/orchestrator/reconcile"
+	"github.com/kilnfaas/kiln/orchestrator/route"
+	"github.com/kilnfaas/kiln/templates"
+)
+
+// daemon is a gateway: every part wired to the others.
+type daemon struct {
+	cfg    config
+	logger *slog.Logger
+	owner  string
+
+	store     *jetstream.Store
+	engine    *docker.Client
+	catalogue *templates.Catalogue
+	metrics   *metrics.Metrics
+	table     *route.Table
+	service   *orchestrator.Service
+	server    *gateway.Server
+
+	closers closers
+}
+
+// openTimeout bounds the start: loading records and adopting containers.
+const openTimeout = 60 * time.Second
+
+// open starts a gateway that serves until close. What was opened is closed
+// again when a later part fails.
+func open(ctx context.Context, cfg config, logger *slog.Logger) (_ *daemon, err error) {
+	d := &daemon{cfg: cfg, logger: logger}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	for _, step := range []func(context.Context) error{
+		d.openState, d.openEngine, d.openFleet, d.openService, d.openServer,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func (d *daemon) close() error { return d.closers.close() }
+
+// background runs f until close.
+func (d *daemon) background(what string, f func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			d.logger.Warn("background work ended", "work", what, "error", err)
+		}
+	}()
+	d.closers.add(func() error {
+		cancel()
+		<-done
+		return nil
+	})
+}
+
+// temp is the folder for uploads and unpacked archives. It is emptied at each
+// start, so that a crash leaves nothing for long.
+func (d *daemon) temp() string { return filepath.Join(d.cfg.Data, "tmp") }
+
+func (d *daemon) openState(ctx context.Context) (err error) {
+	d.store, err = jetstream.Open(ctx, jetstream.Options{Dir: d.cfg.Data, URL: d.cfg.NATS, Logger: d.logger})
+	if err != nil {
+		return opening("the store", err)
+	}
+	d.closers.add(d.store.Close)
+	if d.owner, err = d.store.Owner(ctx); err != nil {
+		return opening("the store", err)
+	}
+	if err := os.RemoveAll(d.temp()); err != nil {
+		return fmt.Errorf("empty the folder for uploads: %w", err)
+	}
+	return os.MkdirAll(d.temp(), 0o700)
+}
+
+func (d *daemon) openEngine(ctx context.Context) (err error) {
+	d.engine, err = docker.Open(ctx, docker.Options{
+		Host:    d.cfg.DockerHost,
+		Builder: docker.BuilderMode(d.cfg.Builder),
+		Labels:  map[string]string{orchestrator.LabelOwner: d.owner},
+	})
+	if err != nil {
+		return opening("the engine", err)
+	}
+	d.closers.add(d.engine.Close)
+	labels := map[string]string{orchestrator.LabelOwner: d.owner}
+	return opening("the network", d.engine.EnsureNetwork(ctx, d.cfg.Network, labels))
+}
+
+func (d *daemon) openFleet(ctx context.Context) error {
+	info, err := d.engine.Info(ctx)
+	if err != nil {
+		return opening("the engine", err)
+	}
+	cpu := &capacity.CPU{}
+	d.background("CPU sampling", cpu.Run)
+	budget := capacity.New(capacity.Config{Memory: d.cfg.Memory, EngineMemory: info.Memory, Saturated: cpu.Saturated})
+	d.metrics = metrics.New(version)
+	d.table = route.New(route.Config{
+		Launcher: launch.New(launch.Config{
+			Engine: d.engine, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Logger: d.logger,
+		}),
+		Capacity: budget,
+		NewConns: proxy.NewConns,
+		Observer: coldStarts{Invocations: d.metrics.Invocations},
+		Logger:   d.logger,
+	})
+	d.closers.add(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), gateway.DefaultShutdown)
+		defer cancel()
+		return d.table.Close(ctx)
+	})
+	return nil
+}
+
+// coldStarts counts instances as they start.
+type coldStarts struct {
+	pool.NoObserver
+	*metrics.Invocations
+}
+
+// Started counts a start that succeeded.
+func (c coldStarts) Started(function, origin string, _ time.Duration, err error) {
+	if err == nil {
+		c.Function(function).ColdStart(origin)
+	}
+}
+
+func (d *daemon) openService(ctx context.Context) (err error) {
+	if d.catalogue, err = templates.Embedded(); err != nil {
+		return opening("the templates", err)
+	}
+	builder := build.New(build.Config{
+		Archives:  d.store,
+		Templates: d.catalogue,
+		Builder:   d.engine,
+		Images:    d.engine,
+		Owner:     d.owner,
+		Limit:     d.cfg.Builds,
+		Timeout:   d.cfg.BuildTimeout,
+		ExtraCA:   d.cfg.ExtraCAFile,
+		Classic: func(ctx context.Context) (bool, error) {
+			kind, err := d.engine.BuilderKind(ctx)
+			return kind == docker.BuilderClassic, err
+		},
+		Logger: d.logger,
+	})
+	d.service = &orchestrator.Service{
+		Store: d.store, Images: d.engine, Engine: d.engine, Builder: d.metrics.Builds(builder),
+		Fleet: d.table, Templates: d.catalogue, BuildDigest: build.Digest, Logger: d.logger,
+	}
+	if err := d.service.Open(ctx); err != nil {
+		return opening("the functions", err)
+	}
+	d.closers.add(d.service.Close)
+	loop := &reconcile.Loop{
+		Engine: d.engine, Images: d.engine, Store: d.store, Fleet: d.table,
+		Functions: d.service, Owner: d.owner, Logger: d.logger,
+	}
+	if err := loop.Open(ctx); err != nil {
+		return opening("the reconciler", err)
+	}
+	d.closers.add(loop.Close)
+	d.table.Open()
+	return nil
+}
+
+func (d *daemon) openServer(context.Context) error {
+	d.server = gateway.New(d.service, intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp()), languages{d.catalogue})
+	d.server.Addr = d.cfg.Listen
+	d.server.Invoke = &proxy.Handler{Routes: d.table, Fail: problem.Write}
+	d.server.Metrics = d.metrics
+	d.server.Version = thisBuild()
+	d.server.Log = d.logger
+	d.server.SpoolDir = d.temp()
+	d.server.Checks = []gateway.Check{
+		{Name: "engine", Ready: func(ctx context.Context) error { _, err := d.engine.Info(ctx); return err }},
+		{Name: "store", Ready: func(ctx context.Context) error { _, err := d.store.Owner(ctx); return err }},
+	}
+	if err := d.server.Open(); err != nil {
+		return opening("the listener", err)
+	}
+	d.closers.add(d.server.Close)
+	return nil
+}
+
+// languages is the catalogue as the gateway sees it.
+type languages struct{ *templates.Catalogue }
+
+// Scaffold returns the first files of a function.
+func (l languages) Scaffold(template, function string) (fs.FS, error) {
+	files, err := l.Catalogue.Scaffold(template, function)
+	if err != nil {
+		return nil, err
+	}
+	tree := fstest.MapFS{}
+	for name, file := range files {
+		tree[name] = &fstest.MapFile{Data: file.Data, Mode: file.Mode}
+	}
+	return tree, nil
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+func (t *tool) serveCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gateway",
+		Long: `Run the gateway: the control API, the data plane, and what keeps instances warm.
+
+Each setting can be given as a flag, in the environment (KILN_LISTEN for --listen
+and so on), or in a YAML file; the flag wins over the environment, and that over
+the file. SIGTERM lets requests in flight finish and leaves instances running for
+the next gateway to adopt.`,
+		Example: `  kiln serve
+  kiln serve --listen 127.0.0.1:9000 --data /srv/kiln
+  kiln serve --config /etc/kiln.yaml`,
+		Args: cobra.NoArgs,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&file, "config", os.Getenv("KILN_CONFIG"), "YAML file of settings (env KILN_CONFIG)")
+	defaults := defaultConfig()
+	for _, s := range settings() {
+		flags.String(s.flag(), s.show(defaults), s.usage+" (env "+s.variable()+")")
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		given := map[string]string{}
+		for _, s := range settings() {
+			if f := flags.Lookup(s.flag()); f.Changed {
+				given[s.key] = f.Value.String()
+			}
+		}
+		cfg, err := loadConfig(file, os.Getenv, given)
+		if err != nil {
+			return usageError{cmd.CommandPath(), err}
+		}
+		return serve(cmd.Context(), cfg, newLogger(cfg, t.streams))
+	}
+	return cmd
+}
+
+func newLogger(cfg config, s streams) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(s.err, options))
+	}
+	return slog.New(slog.NewTextHandler(s.err, options))
+}
+
+// serve runs a gateway until ctx ends.
+func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
+	d, err := open(ctx, cfg, logger)
+	if err != nil {
+		return err
+	}
+	logger.Info("ready", "address", "http://"+d.server.Address().String(), "data", cfg.Data, "owner", d.owner, "version", version)
+	<-ctx.Done()
+	logger.Info("stopping: requests in flight may finish, instances stay")
+	err = d.close()
+	logger.Info("stopped")
+	return err
+}
+
+// closers ends what was opened, last first.
+type closers []func() error
+
+func (c *closers) add(f func() error) { *c = append(*c, f) }
+
+func (c *closers) close() error {
+	var errs []error
+	for i := len(*c) - 1; i >= 0; i-- {
+		if err := (*c)[i](); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	*c = nil
+	return errors.Join(errs...)
+}
+
+// opening says what could not be opened.
+func opening(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("open %s: %w", what, err)
+}
