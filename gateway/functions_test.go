@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -226,5 +228,26 @@ func TestReady(t *testing.T) {
 	}
 	if got := f.call(t, "GET", "/readyz", ""); got.problem(t).Code != "stopping" {
 		t.Errorf("stopping: %s", got.body)
+	}
+}
+
+// BenchmarkListFunctions lists 200 functions with an instance each.
+func BenchmarkListFunctions(b *testing.B) {
+	var names []string
+	for n := range 200 {
+		names = append(names, fmt.Sprintf("function-%03d", n))
+	}
+	f := newFixture(b, names...)
+	for _, name := range names {
+		f.functions.status[name] = orchestrator.FunctionStatus{Ready: 1, Instances: []orchestrator.InstanceStatus{{ID: strings.Repeat("c", 64), State: "ready"}}}
+	}
+	handler := f.Handler()
+	b.ReportAllocs()
+	for b.Loop() {
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, httptest.NewRequest("GET", "/v1/functions", nil))
+		if recorder.Code != 200 {
+			b.Fatal(recorder.Body)
+		}
 	}
 }
