@@ -32,16 +32,9 @@ const (
 	outputLines = 50
 )
 
-// Freezer suspends containers. An Engine is one; Cgroup is a faster one.
-type Freezer interface {
-	Freeze(ctx context.Context, id string) error
-	Thaw(ctx context.Context, id string) error
-}
-
 // Config sets a Launcher up.
 type Config struct {
 	Engine       orchestrator.Engine // required
-	Freezer      Freezer             // nil = Engine
 	Capacity     *capacity.Budget    // gives turns to start; nil = at once
 	Owner        string              // id of the installation
 	Network      string              // name of the instances' network
@@ -83,9 +76,6 @@ func (e exit) Error() string {
 
 // New returns a Launcher.
 func New(config Config) *Launcher {
-	if config.Freezer == nil {
-		config.Freezer = config.Engine
-	}
 	if config.StartTimeout <= 0 {
 		config.StartTimeout = DefaultStartTimeout
 	}
@@ -280,12 +270,12 @@ func (l *Launcher) Died(id string, exitCode int, oom bool) {
 
 // Freeze suspends an instance.
 func (l *Launcher) Freeze(ctx context.Context, id string) error {
-	return l.config.Freezer.Freeze(ctx, id)
+	return l.config.Engine.Freeze(ctx, id)
 }
 
 // Thaw resumes an instance.
 func (l *Launcher) Thaw(ctx context.Context, id string) error {
-	return l.config.Freezer.Thaw(ctx, id)
+	return l.config.Engine.Thaw(ctx, id)
 }
 
 // Stop ends and removes an instance.

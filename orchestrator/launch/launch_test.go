@@ -151,7 +151,7 @@ func TestLaunchFailures(t *testing.T) {
 		{
 			name: "out of memory",
 			program: func(ctx context.Context, p *enginetest.Process) int {
-				p.Allocate(1 << 40)
+				go p.Allocate(1 << 40) // returns only once the program has ended
 				<-ctx.Done()
 				return 137
 			},

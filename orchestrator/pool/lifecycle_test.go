@@ -34,6 +34,17 @@ func TestIdleFreezesThenGoes(t *testing.T) {
 	})
 }
 
+func TestNeverFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, newLauncher(t), release(1), func(c *pool.Config) { c.NeverFreeze = true })
+		h.call(0)
+		time.Sleep(time.Minute)
+		if h.freezes != 0 || h.Status().Ready != 1 {
+			t.Errorf("%d freezes, %+v", h.freezes, h.Status())
+		}
+	})
+}
+
 func TestKeepAliveOfTheOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHarness(t, newLauncher(t), release(1, func(s *orchestrator.Spec) {

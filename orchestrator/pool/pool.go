@@ -39,6 +39,8 @@ type Config struct {
 	NewConns func(addr string) Conns
 	Observer Observer     // nil = NoObserver
 	Logger   *slog.Logger // nil = discard
+	// NeverFreeze keeps idle instances running until they are removed.
+	NeverFreeze bool
 	// Activity hears when the pool needs Tick (true) and when it no longer does
 	// (false). It is called with the pool's lock held, in order; it must not
 	// call the pool. May be nil.
@@ -207,7 +209,7 @@ func (p *Pool) idleLeaver(in *instance, now instant) {
 	case in.state == Dead && in.conns != nil:
 		// The data plane may have given a connection back after the death.
 		p.spawn(in.conns.CloseIdle)
-	case in.parked && p.release.Spec.Scale.FreezeAfter > 0:
+	case in.parked && p.plan().Freeze > 0:
 		p.freeze(in, now)
 	}
 }

@@ -170,10 +170,14 @@ func (p *Pool) longestIdle(now instant) *instance {
 // default leaves it to what is learnt from the function's calls.
 func (p *Pool) plan() scale.Plan {
 	s := p.release.Spec.Scale
-	return scale.PlanIdle(scale.Settings{
+	settings := scale.Settings{
 		FreezeAfter: time.Duration(s.FreezeAfter), KeepAlive: time.Duration(s.KeepAlive),
 		Adaptive: s.KeepAlive == orchestrator.Duration(orchestrator.DefaultKeepAlive),
-	}, &p.idle)
+	}
+	if p.cfg.NeverFreeze {
+		settings.FreezeAfter = 0
+	}
+	return scale.PlanIdle(settings, &p.idle)
 }
 
 // keepWarm starts what the minimum lacks, and one instance when a call is

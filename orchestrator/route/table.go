@@ -51,6 +51,8 @@ type Config struct {
 	NewConns func(addr string) pool.Conns // of the data plane; may be nil
 	Observer pool.Observer                // may be nil
 	Logger   *slog.Logger                 // nil = discard
+	// NeverFreeze keeps idle instances running until they are removed.
+	NeverFreeze bool
 }
 
 // Table is the routing table. Open starts what keeps the pools going, Close
@@ -86,7 +88,8 @@ func New(config Config) *Table {
 	}
 	t.pools = pool.Config{
 		Launcher: config.Launcher, Capacity: config.Capacity, NewConns: config.NewConns,
-		Observer: config.Observer, Logger: config.Logger, Activity: t.active.set,
+		Observer: config.Observer, Logger: config.Logger,
+		NeverFreeze: config.NeverFreeze, Activity: t.active.set,
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.routes.Store(&map[string]*Route{})

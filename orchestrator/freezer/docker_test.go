@@ -1,0 +1,104 @@
+package freezer_test
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/freezer"
+)
+
+// TestRealContainer freezes a container of the real engine as often as it can
+// and looks whether it stands still in between.
+func TestRealContainer(t *testing.T) {
+	skip := func(why string, err error) {
+		t.Helper()
+		if os.Getenv("CI") == "true" || os.Getenv("KILN_REQUIRE_DOCKER") == "1" {
+			t.Fatalf("%s: %v", why, err)
+		}
+		t.Skipf("%s: %v", why, err)
+	}
+	client, err := docker.Open(t.Context(), docker.Options{})
+	if err != nil {
+		skip("no engine", err)
+	}
+	t.Cleanup(func() { client.Close() })
+	engine := freezer.New(client, "")
+	if !engine.Usable() {
+		skip("no access to cgroups", nil)
+	}
+	labels := map[string]string{orchestrator.LabelOwner: "freezer-test"}
+	c, err := engine.Run(t.Context(), orchestrator.ContainerConfig{
+		Name: "kiln-freezer-test", Image: "debian:trixie-slim", Labels: labels, Network: "none",
+		Command: []string{"sh", "-c", "trap 'echo bye; exit 0' TERM; while :; do echo tick; sleep 0.02; done"},
+		Limits:  orchestrator.Limits{Memory: 32 * orchestrator.MiB, CPU: 1, Pids: 16},
+	})
+	if err != nil {
+		skip("no container", err)
+	}
+	t.Cleanup(func() { client.Stop(context.Background(), c.ID, 0) })
+	ticks := func() (n int) {
+		for line, err := range engine.Logs(t.Context(), c.ID, orchestrator.LogOptions{Tail: -1}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.TrimSpace(line.Text) == "tick" {
+				n++
+			}
+		}
+		return n
+	}
+	for ticks() == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+
+	const cycles = 100
+	begin := time.Now()
+	for range cycles {
+		if err := engine.Freeze(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := engine.Thaw(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%v for a freeze and a thaw", time.Since(begin)/cycles)
+
+	if err := engine.Freeze(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := engine.Inspect(t.Context(), c.ID); err != nil || got.State != orchestrator.ContainerFrozen {
+		t.Errorf("%s, %v", got.State, err)
+	}
+	time.Sleep(50 * time.Millisecond) // for what is on its way to the log
+	before := ticks()
+	time.Sleep(200 * time.Millisecond)
+	if after := ticks(); after != before {
+		t.Errorf("%d ticks while frozen", after-before)
+	}
+	// A new gateway, which did not freeze it, thaws it.
+	if err := freezer.New(client, "").Thaw(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for ticks() == before {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not tick again")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := engine.Freeze(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	begin = time.Now()
+	if err := engine.Stop(t.Context(), c.ID, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("took %v to stop a frozen container: it did not get its SIGTERM", took)
+	}
+}
