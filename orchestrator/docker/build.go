@@ -178,7 +178,8 @@ type building struct {
 	log      *buildLog
 	buildkit buildkitProgress
 	classic  classicProgress
-	image    string // id, once built
+	image    string // id, of the last stage once complete
+	complete bool   // the engine said that it is done
 	failure  string // what the engine gave as the reason
 	broken   error  // of decoding the progress; does not fail the build
 }
@@ -203,11 +204,11 @@ func (b *building) run(ctx context.Context, c *Client, options build.ImageBuildO
 	err = readMessages(response.Body, b.message)
 	switch {
 	case b.failure != "":
-		b.log.finish(orchestrator.StepFailed, time.Now())
+		b.log.finish(orchestrator.StepFailed)
 		return buildError(b.failure, b.log)
 	case b.context.failure() != nil:
 		return b.context.failure()
-	case b.image == "" && err == nil:
+	case !b.complete && err == nil:
 		err = b.broken
 		if err == nil {
 			err = io.ErrUnexpectedEOF
@@ -217,7 +218,7 @@ func (b *building) run(ctx context.Context, c *Client, options build.ImageBuildO
 		return orchestrator.Errorf(orchestrator.ErrUnavailable, "build-interrupted", "the engine ended the build without a result: %w", err).
 			WithHint("%s", engineHint)
 	}
-	b.log.finish(orchestrator.StepDone, time.Now())
+	b.log.finish(orchestrator.StepDone)
 	return nil
 }
 
@@ -252,10 +253,12 @@ func (b *building) message(m message) {
 		}
 	case len(m.Aux) > 0:
 		if err := json.Unmarshal(m.Aux, &result); err == nil && strings.HasPrefix(result.ID, "sha256:") {
-			b.image = result.ID
+			// The classic builder names the image of each stage.
+			b.image, b.complete = result.ID, m.ID == "moby.image.id"
 		}
-	case m.Stream != "" && b.image == "": // after it only the tags are named
+	case m.Stream != "":
 		b.classic.stream(m.Stream)
+		b.complete = b.complete || b.image != "" && b.classic.built
 	}
 }
 

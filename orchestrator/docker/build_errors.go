@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -11,6 +12,9 @@ import (
 // RUN script.
 const maxBuildReason = 600
 
+// maxStepName bounds the name of a step in an error.
+const maxStepName = 200
+
 // The engine tells why a build failed in words only. These are of engines 20.10
 // to 29, of both builders.
 var (
@@ -18,6 +22,34 @@ var (
 	absentWords     = []string{"manifest unknown", "manifest for ", "pull access denied", "repository does not exist", "does not exist or may require", ": not found", "insufficient_scope", "invalid reference format"}
 	dockerfileWords = []string{"dockerfile parse error", "unknown instruction", "failed to read dockerfile", "Cannot locate specified Dockerfile", "failed to create LLB definition", "file with no instructions", "no build stage in current context", "target stage"}
 )
+
+// exitCode is how the builders report that a command of a step failed.
+var exitCode = regexp.MustCompile(`(?:exit code|non-zero code): (\d+)$`)
+
+// wrappings are what the engine puts before the reason, and which tells a reader
+// nothing.
+var wrappings = []string{
+	"Error response from daemon: ", "failed to solve with frontend dockerfile.v0: ", "failed to solve: ",
+	"failed to create LLB definition: ", "rpc error: code = Unknown desc = ",
+}
+
+// plainReason shortens an engine's reason to what its reader needs.
+func plainReason(reason string) string {
+	for _, wrapping := range wrappings {
+		reason = strings.TrimPrefix(reason, wrapping)
+	}
+	if m := exitCode.FindStringSubmatch(reason); m != nil {
+		return "exit code " + m[1] // the rest repeats the command
+	}
+	return clip(reason, maxBuildReason)
+}
+
+func clip(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "") + " …"
+}
 
 func containsAny(text string, words []string) bool {
 	return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
@@ -28,13 +60,11 @@ func isDockerfileError(text string) bool { return containsAny(text, dockerfileWo
 // buildError gives the reason of a failed build a class and a code: the
 // function's fault (ErrFunction) unless something outside was missing.
 func buildError(reason string, log *buildLog) *orchestrator.Error {
-	if len(reason) > maxBuildReason {
-		reason = strings.ToValidUTF8(reason[:maxBuildReason], "") + " …"
-	}
-	step, name := log.failed(), ""
+	step, name := log.broken, ""
 	if step != nil {
-		name = step.name
+		name = clip(step.name, maxStepName)
 	}
+	full, reason := reason, plainReason(reason)
 	fail := func(class error, code, format string, args ...any) *orchestrator.Error {
 		err := orchestrator.Errorf(class, code, format, args...)
 		err.Output = log.output()
@@ -55,7 +85,7 @@ func buildError(reason string, log *buildLog) *orchestrator.Error {
 	case fromStep && containsAny(reason, absentWords) && !strings.Contains(reason, "failed to read dockerfile"):
 		return fail(orchestrator.ErrFunction, "base-missing", "a base image does not exist: %s", reason).
 			WithHint("check the names in the Dockerfile's FROM lines")
-	case step == nil && isDockerfileError(reason):
+	case step == nil && isDockerfileError(full):
 		return fail(orchestrator.ErrFunction, "dockerfile-invalid", "the Dockerfile is invalid: %s", reason)
 	case step != nil:
 		return fail(orchestrator.ErrFunction, "build-failed", "the build failed at %s: %s", name, reason)

@@ -22,6 +22,8 @@ type buildLog struct {
 	prefix string // of step ids, so that several builds of a deploy can be told apart
 	emit   func(orchestrator.BuildEvent)
 	steps  []*buildStep
+	broken *buildStep // the first that failed; others may end for its sake
+	latest time.Time  // of what was reported
 }
 
 // buildStep is one step of a build.
@@ -54,6 +56,7 @@ func (l *buildLog) start(s *buildStep, at time.Time) {
 		return
 	}
 	s.state, s.started = orchestrator.StepStarted, at
+	l.saw(at)
 	l.emit(orchestrator.BuildEvent{Kind: orchestrator.BuildStep, Time: at, Step: s.id, Name: s.name, State: s.state})
 }
 
@@ -65,7 +68,11 @@ func (l *buildLog) end(s *buildStep, state orchestrator.StepState, at time.Time)
 		return
 	}
 	l.flush(s, at)
+	l.saw(at)
 	s.state = state
+	if state == orchestrator.StepFailed && l.broken == nil {
+		l.broken = s
+	}
 	event := orchestrator.BuildEvent{Kind: orchestrator.BuildStep, Time: at, Step: s.id, Name: s.name, State: state}
 	if took := at.Sub(s.started); took > 0 {
 		event.Duration = orchestrator.Duration(took)
@@ -77,6 +84,7 @@ func (l *buildLog) end(s *buildStep, state orchestrator.StepState, at time.Time)
 // as progress bars have them.
 func (l *buildLog) write(s *buildStep, stderr bool, text []byte, at time.Time) {
 	l.start(s, at)
+	l.saw(at)
 	rest := &s.partial[0]
 	if stderr {
 		rest = &s.partial[1]
@@ -114,29 +122,26 @@ func (l *buildLog) line(s *buildStep, text string, at time.Time) {
 	l.emit(orchestrator.BuildEvent{Kind: orchestrator.BuildLog, Time: at, Step: s.id, Line: text})
 }
 
-// failed returns the step that failed; nil when none did.
-func (l *buildLog) failed() *buildStep {
-	for _, s := range l.steps {
-		if s.state == orchestrator.StepFailed {
-			return s
-		}
+// saw keeps the latest time of the builder's clock.
+func (l *buildLog) saw(at time.Time) {
+	if at.After(l.latest) {
+		l.latest = at
 	}
-	return nil
 }
 
 // finish ends what is still open when the stream is over.
-func (l *buildLog) finish(state orchestrator.StepState, at time.Time) {
+func (l *buildLog) finish(state orchestrator.StepState) {
 	for _, s := range l.steps {
 		if s.state == orchestrator.StepStarted {
-			l.end(s, state, at)
+			l.end(s, state, l.latest)
 		}
 	}
 }
 
 // output is what an error shows: the last lines of the failed step.
 func (l *buildLog) output() []string {
-	if s := l.failed(); s != nil {
-		return s.last
+	if l.broken == nil {
+		return nil
 	}
-	return nil
+	return l.broken.last
 }

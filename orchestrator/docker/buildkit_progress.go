@@ -36,9 +36,17 @@ const (
 // stderrStream is VertexLog.stream for standard error.
 const stderrStream = 2
 
-// internalVertex begins the names of BuildKit's own steps, such as loading the
-// Dockerfile. They are left out unless they fail.
-const internalVertex = "[internal] "
+// BuildKit's own steps, such as loading the Dockerfile, are left out unless they
+// fail. Most have a name that begins like this; the copying of a context that
+// was sent as a tar has another.
+const (
+	internalVertex = "[internal] "
+	contextVertex  = "copy /context /"
+)
+
+func internal(name string) bool {
+	return strings.HasPrefix(name, internalVertex) || name == contextVertex
+}
 
 // cancelledVertex is the error of a step that ended because another failed.
 const cancelledVertex = "context canceled"
@@ -85,7 +93,7 @@ func (p *buildkitProgress) vertex(v vertex) {
 	failed := v.err != "" && !strings.Contains(v.err, cancelledVertex)
 	step := p.vertexes[v.digest]
 	if step == nil {
-		if v.started.IsZero() || (strings.HasPrefix(v.name, internalVertex) && !failed) {
+		if v.started.IsZero() || (internal(v.name) && !failed) {
 			return
 		}
 		step = p.log.step(v.name)

@@ -13,11 +13,13 @@ var (
 	classicStep      = regexp.MustCompile(`^Step (\d+/\d+) : (.*)$`)
 	classicContainer = regexp.MustCompile(`^ ---> Running in ([0-9a-f]{12})$`)
 	classicImage     = regexp.MustCompile(`^ ---> ([0-9a-f]{12})$`)
+	classicOwn       = regexp.MustCompile(`^(Step \d+/\d+ : | ---> |Removing intermediate container [0-9a-f]{12}\n$)`)
 	classicRemoved   = regexp.MustCompile(`^Removing intermediate container [0-9a-f]{12}$`)
 )
 
 const (
 	classicCached = " ---> Using cache"
+	classicBuilt  = "Successfully built "
 	// The classic builder colours standard error.
 	classicRed   = "\x1b[91m"
 	classicReset = "\x1b[0m"
@@ -31,11 +33,15 @@ type classicProgress struct {
 	partial strings.Builder // of a line
 	// container runs the current step; a cancelled build may leave it behind.
 	container string
+	built     bool
 }
 
 // stream takes a piece of the text. Pieces need not end where lines do.
 func (p *classicProgress) stream(text string) {
 	text = strings.ReplaceAll(strings.ReplaceAll(text, classicRed, ""), classicReset, "")
+	if p.partial.Len() > 0 && classicOwn.MatchString(text) {
+		text = "\n" + text // the step's output had no line end
+	}
 	for {
 		line, rest, complete := strings.Cut(text, "\n")
 		if room := maxBuildLine - p.partial.Len(); room > 0 {
@@ -71,7 +77,9 @@ func (p *classicProgress) line(line string) {
 		p.done(orchestrator.StepDone, at)
 	case classicRemoved.MatchString(line):
 		p.container = ""
-	case p.current.state == orchestrator.StepStarted:
+	case p.current.state != orchestrator.StepStarted:
+		p.built = p.built || strings.HasPrefix(line, classicBuilt)
+	default:
 		p.log.write(p.current, false, []byte(line+"\n"), at)
 	}
 }

@@ -67,10 +67,10 @@ type Client struct {
 	api     *client.Client
 	options Options
 	users   userCache
+	// pullStall is a field for the tests' sake.
+	pullStall time.Duration
 
-	closing chan struct{} // closed by Close
-	once    sync.Once
-	work    sync.WaitGroup // goroutines that outlive the call that started them
+	work sync.WaitGroup // goroutines that outlive the call that started them
 }
 
 var (
@@ -95,7 +95,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		return nil, orchestrator.Errorf(orchestrator.ErrInvalid, "engine-address-invalid", "the engine's address: %w", err).
 			WithHint("give an address such as unix:///var/run/docker.sock")
 	}
-	c := &Client{api: api, options: options, closing: make(chan struct{})}
+	c := &Client{api: api, options: options, pullStall: pullStall}
 	pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	ping, err := api.Ping(pingCtx)
@@ -120,7 +120,6 @@ func pooled(c *client.Client) error {
 // Close waits for what calls that were given up left to tidy, and closes the
 // connections. Containers go on running. It may be called more than once.
 func (c *Client) Close() error {
-	c.once.Do(func() { close(c.closing) })
 	c.work.Wait()
 	return c.api.Close()
 }

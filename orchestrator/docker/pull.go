@@ -23,14 +23,14 @@ const (
 )
 
 // errPullStalled is why a pull was given up.
-var errPullStalled = errors.New("no progress for " + pullStall.String())
+var errPullStalled = errors.New("no progress")
 
 // Pull fetches an image. ErrNotFound means that its registry does not have it,
 // ErrUnavailable that the registry does not answer.
 func (c *Client) Pull(ctx context.Context, ref string, progress func(orchestrator.BuildEvent)) error {
 	pullCtx, give := context.WithCancelCause(ctx)
 	defer give(nil)
-	stall := time.AfterFunc(pullStall, func() { give(errPullStalled) })
+	stall := time.AfterFunc(c.pullStall, func() { give(errPullStalled) })
 	defer stall.Stop()
 	pullCtx, cancel := context.WithTimeout(pullCtx, pullTimeout)
 	defer cancel()
@@ -47,17 +47,17 @@ func (c *Client) Pull(ctx context.Context, ref string, progress func(orchestrato
 	defer response.Close()
 	p := newPulling(ref, progress)
 	err = readMessages(response, func(m message) {
-		stall.Reset(pullStall)
+		stall.Reset(c.pullStall)
 		p.message(m)
 	})
 	if err == nil && p.failure != "" {
 		err = errors.New(p.failure)
 	}
 	if err != nil {
-		p.log.finish(orchestrator.StepFailed, time.Now())
+		p.log.finish(orchestrator.StepFailed)
 		return fail(err)
 	}
-	p.log.finish(orchestrator.StepDone, time.Now())
+	p.log.finish(orchestrator.StepDone)
 	return nil
 }
 

@@ -1,0 +1,27 @@
+package docker
+
+import (
+	"io"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+// ReadProgress decodes a builder's stream without an engine, for fuzzing.
+func ReadProgress(r io.Reader, progress func(orchestrator.BuildEvent)) (image, failure string, err error) {
+	b := newBuild(BuilderBuildKit, orchestrator.BuildRequest{Progress: progress})
+	err = readMessages(r, b.message)
+	if b.failure != "" {
+		_ = buildError(b.failure, b.log)
+	}
+	return b.image, b.failure, err
+}
+
+// ReadTrace decodes one message of BuildKit's trace.
+func ReadTrace(data []byte, progress func(orchestrator.BuildEvent)) error {
+	p := buildkitProgress{log: newBuildLog("fuzz", progress)}
+	return p.trace(data)
+}
+
+// SetPullStall shortens how long a pull may make no progress.
+func (c *Client) SetPullStall(d time.Duration) { c.pullStall = d }
