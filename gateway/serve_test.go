@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kilnfaas/kiln/gateway"
 	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/orchestrator"
 )
@@ -74,9 +75,10 @@ func TestHTTP2WithoutTLS(t *testing.T) {
 
 // TestCloseDrains: what runs may finish, followers of logs are ended, deploys
 // are told before the end, and new connections are refused.
-func TestCloseDrains(t *testing.T) {
+func TestCloseDrains(t *testing.T) { synctest.Test(t, testCloseDrains) }
+
+func testCloseDrains(t *testing.T) {
 	f := newFixture(t, "a")
-	f.Shutdown = 300 * time.Millisecond // of which deploys have two thirds
 	entered, release, begun := make(chan struct{}, 3), make(chan struct{}), make(chan struct{})
 	f.Invoke = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		entered <- struct{}{}
@@ -94,8 +96,12 @@ func TestCloseDrains(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	client := serve(t, f)
+	listener := onPipe(t, f)
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return listener.dial(), nil }}
+	defer transport.CloseIdleConnections()
+	client := &api.Client{BaseURL: "http://pipe", HTTP: &http.Client{Transport: transport}}
 	ctx := context.Background()
+	start := time.Now()
 	var calls sync.WaitGroup
 	calls.Go(func() {
 		response, err := client.Invoke(ctx, api.Invocation{Function: "a"})
@@ -119,6 +125,9 @@ func TestCloseDrains(t *testing.T) {
 		if !errors.As(err, &problem) || problem.Code != "stopping" {
 			t.Errorf("deploy: %v, want that the gateway stops", err)
 		}
+		if took := time.Since(start); took != 20*time.Second {
+			t.Errorf("the deploy could be followed for %v, want two thirds of the shutdown", took)
+		}
 	})
 	for range 3 {
 		<-entered
@@ -134,13 +143,37 @@ func TestCloseDrains(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Errorf("Close again = %v", err)
 	}
-	if conn, err := net.Dial("tcp", f.Address().String()); err == nil {
-		conn.Close()
-		t.Error("it still listens after Close")
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the listener is not closed: %v", err)
 	}
 	if err := f.Serve(&pipeListener{}); err != nil {
 		t.Errorf("Serve after Close = %v, want nil at once", err)
 	}
+}
+
+// TestCloseCuts what does not end by itself, in time.
+func TestCloseCuts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.Invoke = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		listener := newPipeListener()
+		served := make(chan error, 1)
+		go func() { served <- f.Serve(listener) }()
+		conn := listener.dial()
+		defer conn.Close()
+		fmt.Fprint(conn, "GET /invoke/a HTTP/1.1\r\nHost: x\r\n\r\n")
+		synctest.Wait()
+		start := time.Now()
+		if err := f.Close(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Close = %v, want that connections were cut", err)
+		}
+		if took := time.Since(start); took != gateway.DefaultShutdown {
+			t.Errorf("Close took %v, want %v", took, gateway.DefaultShutdown)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
 }
 
 func TestOpenOnATakenPort(t *testing.T) {
