@@ -49,7 +49,7 @@ type Launcher struct {
 	dialer net.Dialer
 
 	mu      sync.Mutex
-	inHand  map[string]*watch // starting, or being removed after a failed start
+	inHand  map[string]*watch // by id, or by name while the engine has not told the id
 	running int               // Engine.Run calls under way
 	early   map[string]exit   // ends told while running > 0, of unknown containers
 }
@@ -58,7 +58,7 @@ var _ pool.Launcher = (*Launcher)(nil)
 
 // watch waits for a container's end.
 type watch struct {
-	cancel context.CancelCauseFunc
+	cancel context.CancelCauseFunc // nil while being created
 }
 
 // exit is how a container ended.
@@ -89,39 +89,68 @@ func New(config Config) *Launcher {
 // Errors: ErrFunction, code "instance-start-failed", when it ended or did not
 // become ready in time; those of Engine.Run; ctx's. Nothing is left behind.
 func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched, error) {
-	container, ready, release, err := l.run(ctx, order)
+	r := order.Release
+	id, addr, err := l.Bring(ctx, Request{
+		Config: r.Container(l.config.Owner, l.config.Network), For: r.Spec.Name,
+		Priority: order.Priority, Asks: r.Template.HTTPReady,
+	})
+	if errors.Is(err, orchestrator.ErrNotFound) {
+		return pool.Launched{}, orchestrator.Errorf(orchestrator.ErrUnavailable, "image-missing",
+			"the image of revision %s of %s is gone: %v", r.Revision.ID, r.Spec.Name, err).
+			WithHint("deploy the function again")
+	}
 	if err != nil {
 		return pool.Launched{}, err
 	}
+	return pool.Launched{ID: id, Addr: addr, Origin: pool.OriginImage}, nil
+}
+
+// Request asks for a container that is ready.
+type Request struct {
+	Config   orchestrator.ContainerConfig
+	For      string // what it is an instance of, for messages and for turns
+	Priority capacity.Priority
+	Asks     bool // GET /_kiln/ready tells readiness; else the port accepting does
+}
+
+// Bring runs a container and returns its id and address once it is ready. Errors
+// are those of Launch, and ErrNotFound when there is no image. Nothing is left
+// behind.
+func (l *Launcher) Bring(ctx context.Context, request Request) (id, addr string, err error) {
+	container, ready, release, err := l.run(ctx, request)
+	if err != nil {
+		return "", "", err
+	}
 	defer release()
-	addr := net.JoinHostPort(container.Addr, strconv.Itoa(orchestrator.InstancePort))
+	addr = net.JoinHostPort(container.Addr, strconv.Itoa(orchestrator.InstancePort))
 	if container.State == orchestrator.ContainerExited || container.Addr == "" {
 		err = exit{code: container.ExitCode, oom: container.OOMKilled}
 	} else {
-		err = l.untilReady(ready, container.ID, addr, order.Release.Template.HTTPReady)
+		err = l.untilReady(ready, container.ID, addr, request.Asks)
 	}
 	if err != nil {
-		err = l.failed(ctx, order.Release, container.ID, err)
+		err = l.failed(ctx, request, container.ID, err)
 		l.remove(ctx, container.ID)
-		return pool.Launched{}, err
+		return "", "", err
 	}
-	return pool.Launched{ID: container.ID, Addr: addr, Origin: pool.OriginImage}, nil
+	return container.ID, addr, nil
 }
 
 // run creates the container and begins to watch it. The context it returns ends
 // with the start timeout, and with the container, whose exit is then the cause.
-func (l *Launcher) run(ctx context.Context, order pool.Order) (orchestrator.Container, context.Context, func(), error) {
+func (l *Launcher) run(ctx context.Context, request Request) (orchestrator.Container, context.Context, func(), error) {
 	started := func() {}
 	if l.config.Capacity != nil {
 		var err error
-		if started, err = l.config.Capacity.Start(ctx, order.Release.Spec.Name, order.Priority); err != nil {
+		if started, err = l.config.Capacity.Start(ctx, request.For, request.Priority); err != nil {
 			return orchestrator.Container{}, nil, nil, err
 		}
 	}
 	l.mu.Lock()
 	l.running++
+	l.inHand[request.Config.Name] = &watch{}
 	l.mu.Unlock()
-	container, err := l.create(ctx, order.Release)
+	container, err := l.create(ctx, request.Config)
 	// Only the engine's part counts as a start: that is what it does few of at
 	// one time. How long the function then takes to be ready is its own matter.
 	started()
@@ -129,16 +158,16 @@ func (l *Launcher) run(ctx context.Context, order pool.Order) (orchestrator.Cont
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
-	var end exit
-	var ended bool
-	if err == nil {
-		end, ended = l.early[container.ID]
-	}
+	delete(l.inHand, request.Config.Name)
+	end, ended := l.early[container.ID]
 	if l.running == 0 {
 		clear(l.early)
 	}
-	if err != nil {
-		return container, nil, nil, runError(ctx, order.Release, err)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return container, nil, nil, ctx.Err()
+	case err != nil:
+		return container, nil, nil, fmt.Errorf("start an instance of %s: %w", request.For, err)
 	}
 	ready, cancel := context.WithCancelCause(ctx)
 	ready, stop := context.WithTimeoutCause(ready, l.config.StartTimeout, errNotReady)
@@ -157,16 +186,15 @@ func (l *Launcher) run(ctx context.Context, order pool.Order) (orchestrator.Cont
 
 // create runs the container, and makes the network again when somebody removed
 // it.
-func (l *Launcher) create(ctx context.Context, release orchestrator.Release) (orchestrator.Container, error) {
-	config := release.Container(l.config.Owner, l.config.Network)
+func (l *Launcher) create(ctx context.Context, config orchestrator.ContainerConfig) (orchestrator.Container, error) {
 	container, err := l.config.Engine.Run(ctx, config)
 	var known *orchestrator.Error
 	if !errors.As(err, &known) || known.Code != codeNoNetwork {
 		return container, err
 	}
 	labels := map[string]string{orchestrator.LabelOwner: l.config.Owner}
-	if err := l.config.Engine.EnsureNetwork(ctx, l.config.Network, labels); err != nil {
-		return container, err
+	if err := l.config.Engine.EnsureNetwork(ctx, config.Network, labels); err != nil {
+		return container, fmt.Errorf("make the network %s again: %w", config.Network, err)
 	}
 	return l.config.Engine.Run(ctx, config)
 }
@@ -174,29 +202,16 @@ func (l *Launcher) create(ctx context.Context, release orchestrator.Release) (or
 // codeNoNetwork is the engine's code for a network that does not exist.
 const codeNoNetwork = "network-not-found"
 
-// runError makes an engine's refusal fit what a Launcher returns.
-func runError(ctx context.Context, release orchestrator.Release, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, orchestrator.ErrNotFound):
-		return orchestrator.Errorf(orchestrator.ErrUnavailable, "image-missing",
-			"the image of revision %s of %s is gone: %v", release.Revision.ID, release.Spec.Name, err).
-			WithHint("deploy the function again")
-	}
-	return fmt.Errorf("start an instance of %s: %w", release.Spec.Name, err)
-}
-
 var errNotReady = errors.New("not ready in time")
 
 // failed makes the error of a start that did not come to a ready instance.
-func (l *Launcher) failed(ctx context.Context, release orchestrator.Release, id string, cause error) error {
+func (l *Launcher) failed(ctx context.Context, request Request, id string, cause error) error {
 	if ctx.Err() != nil { // nobody wants it any more
 		return ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	name := release.Spec.Name
+	name := request.For
 	e := &orchestrator.Error{Class: orchestrator.ErrFunction, Code: "instance-start-failed", Output: l.output(ctx, id)}
 	var end exit
 	// The event of the end says less than the engine's record, and may be missing.
@@ -214,7 +229,7 @@ func (l *Launcher) failed(ctx context.Context, release orchestrator.Release, id 
 			e.Hint = "its output may tell what it waits for"
 		}
 	case end.oom:
-		e.Detail = fmt.Sprintf("an instance of %s needed more than its %s of memory to start", name, release.Spec.Resources.Memory)
+		e.Detail = fmt.Sprintf("an instance of %s needed more than its %s of memory to start", name, request.Config.Limits.Memory)
 		e.Hint = "raise resources.memory"
 	default:
 		e.Detail = fmt.Sprintf("an instance of %s ended with exit code %d before it was ready", name, end.code)
@@ -245,8 +260,8 @@ func (l *Launcher) remove(ctx context.Context, id string) {
 	}
 }
 
-// Owns says whether a container is starting, or being removed after a start
-// that failed.
+// Owns says whether a container, given by id or name, is being created, starting,
+// or being removed after a start that failed.
 func (l *Launcher) Owns(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -261,7 +276,7 @@ func (l *Launcher) Died(id string, exitCode int, oom bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	end := exit{code: exitCode, oom: oom}
-	if w := l.inHand[id]; w != nil {
+	if w := l.inHand[id]; w != nil && w.cancel != nil {
 		w.cancel(end)
 	} else if l.running > 0 && len(l.early) < maxEarly {
 		l.early[id] = end

@@ -27,6 +27,9 @@ type Launcher interface {
 type Order struct {
 	Release  orchestrator.Release
 	Priority capacity.Priority
+	// Proof asks for an instance of the revision's image itself, as it is to be
+	// proven that the image works; otherwise any way of waking will do.
+	Proof bool
 }
 
 // Launched is an instance fresh from a Launcher.

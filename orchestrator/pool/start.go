@@ -16,6 +16,7 @@ type start struct {
 	cancel   context.CancelFunc
 	priority capacity.Priority
 	pinned   bool // goes on even when nobody waits any more
+	proof    bool // of the image itself
 	admitted bool // has its memory
 	done     chan struct{}
 	err      error // set before done is closed
@@ -91,8 +92,9 @@ func (p *Pool) bringUp(ctx context.Context, release orchestrator.Release, s *sta
 	}
 	p.mu.Lock()
 	s.admitted = true
+	order := Order{Release: release, Priority: s.priority, Proof: s.proof}
 	p.mu.Unlock()
-	launched, err := p.cfg.Launcher.Launch(ctx, Order{Release: release, Priority: s.priority})
+	launched, err := p.cfg.Launcher.Launch(ctx, order)
 	if err != nil {
 		reservation.Release()
 		return Launched{}, nil, err
@@ -226,6 +228,7 @@ func (p *Pool) Prove(ctx context.Context) error {
 	}
 	in := p.launch(p.now(), capacity.Caller, true)
 	s := in.start
+	s.proof = true // the start's goroutine looks only once it has got mu
 	p.mu.Unlock()
 	stop := context.AfterFunc(ctx, s.cancel)
 	defer stop()

@@ -32,10 +32,26 @@ type Route struct {
 // are starting and belong to no pool yet.
 type Launcher interface {
 	pool.Launcher
-	// Owns says whether a container is under the launcher's care.
-	Owns(id string) bool
+	// Owns says whether a container, given by id or name, is under the launcher's
+	// care.
+	Owns(idOrName string) bool
 	// Died tells that a container ended.
 	Died(id string, exitCode int, oom bool)
+}
+
+// Recognizer is a Launcher whose instances do not all carry the labels of what
+// they serve: those that were loaded after they had been created.
+type Recognizer interface {
+	// Recognize completes a container's labels from what the launcher noted.
+	Recognize(container orchestrator.Container) orchestrator.Container
+}
+
+// Follower is a Launcher that prepares for the functions that answer.
+type Follower interface {
+	// Serving tells of a release that answers from now on. It must not wait.
+	Serving(release orchestrator.Release)
+	// Removed tells of a function that answers no more. It must not wait.
+	Removed(function string)
 }
 
 // Waker is a Launcher that knows how a release is woken from zero.
@@ -201,32 +217,38 @@ func (t *Table) Discard(release orchestrator.Release) {
 
 // Serve makes a release the one that answers for its function.
 func (t *Table) Serve(release orchestrator.Release) {
+	stale := t.serve(release)
+	if stale != nil {
+		t.retire(stale, release.Spec.Name)
+	}
+	if f, ok := t.launcher.(Follower); ok {
+		f.Serving(release)
+	}
+}
+
+// serve changes the route and returns the pool that it made superfluous, or nil.
+func (t *Table) serve(release orchestrator.Release) *pool.Pool {
 	name, id := release.Spec.Name, identity(release)
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	old := t.Lookup(name)
 	proven := t.proven[id]
 	delete(t.proven, id)
 	if old != nil && identity(old.Release) == id {
 		old.Pool.Configure(release.Spec)
 		t.replace(name, &Route{Release: release, Pool: old.Pool})
-		t.mu.Unlock()
-		if proven != nil {
-			t.retire(proven, name)
-		}
-		return
+		return proven
 	}
 	if proven == nil {
 		proven = pool.New(&t.pools, release)
 	}
 	proven.Configure(release.Spec)
-	if old != nil {
-		proven.Inherit(old.Pool)
-	}
 	t.replace(name, &Route{Release: release, Pool: proven})
-	t.mu.Unlock()
-	if old != nil {
-		t.retire(old.Pool, name)
+	if old == nil {
+		return nil
 	}
+	proven.Inherit(old.Pool)
+	return old.Pool
 }
 
 // Remove stops answering for a function and ends its instances.
@@ -239,6 +261,9 @@ func (t *Table) Remove(ctx context.Context, name string) error {
 	t.mu.Unlock()
 	if old != nil {
 		t.retire(old.Pool, name)
+		if f, ok := t.launcher.(Follower); ok {
+			f.Removed(name)
+		}
 	}
 	for _, p := range t.leavingOf(name) {
 		select {
@@ -307,10 +332,17 @@ func (t *Table) all() []*pool.Pool {
 	return pools
 }
 
-// Adopt hands over a container that an earlier gateway started.
+// Adopt hands over a container that an earlier gateway started. One that is
+// being started by this one, and is not in a pool yet, is in good hands too.
 func (t *Table) Adopt(c orchestrator.Container) bool {
+	if t.launcher.Owns(c.ID) || t.launcher.Owns(c.Name) {
+		return true
+	}
 	if c.State != orchestrator.ContainerRunning && c.State != orchestrator.ContainerFrozen || c.Addr == "" {
 		return false
+	}
+	if r, ok := t.launcher.(Recognizer); ok {
+		c = r.Recognize(c)
 	}
 	r := t.Lookup(c.Labels[orchestrator.LabelFunction])
 	if r == nil || r.Release.Revision.ID != c.Labels[orchestrator.LabelRevision] || r.Release.ConfigHash() != c.Labels[orchestrator.LabelConfig] {

@@ -296,6 +296,12 @@ func TestAdoptByLabels(t *testing.T) {
 		if id, err := call(t, table, "f", 0); id != "a" || err != nil {
 			t.Errorf("%q, %v", id, err)
 		}
+		if !table.Adopt(orchestrator.Container{Name: "starting", State: orchestrator.ContainerRunning, Addr: "10.0.0.8", Labels: live.Container("me", "net").Labels}) {
+			t.Error("a container that is just being started was taken for an orphan")
+		}
+		if s, _ := table.Status("f"); s.Ready+s.Frozen != 2 {
+			t.Errorf("it was taken into the pool before it was ready: %+v", s)
+		}
 		if !table.Owns("starting") || table.Owns("nobody's") {
 			t.Error("wrong about who owns what")
 		}
