@@ -194,7 +194,11 @@ func (s *Service) apply(ctx context.Context, f Function, live Revision, spec Spe
 func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spec, progress func(BuildEvent)) error {
 	release := s.release(spec, *r)
 	step := stepper(progress, "start", "start an instance and wait until it is ready")
-	if err := s.Fleet.Prove(ctx, release); err != nil {
+	kept := make(chan string, 1)
+	go func() { kept <- s.keepCode(ctx, release) }()
+	err := s.Fleet.Prove(ctx, release)
+	code := <-kept
+	if err != nil {
 		step(StepFailed)
 		return err
 	}
@@ -203,14 +207,14 @@ func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spe
 	changed.Live = r.ID
 	changed.Spec = spec.Clone()
 	changed.UpdatedAt = time.Now().UTC()
-	if r.Status != RevisionReady {
-		r.Status, r.ReadyAt = RevisionReady, changed.UpdatedAt
+	if r.Status != RevisionReady || r.CodeDigest != code {
+		r.Status, r.ReadyAt, r.CodeDigest = RevisionReady, changed.UpdatedAt, code
 		if err := s.Store.PutRevision(ctx, *r); err != nil {
 			s.Fleet.Discard(release)
 			return fmt.Errorf("record revision: %w", err)
 		}
 	}
-	changed, err := s.Store.PutFunction(ctx, changed)
+	changed, err = s.Store.PutFunction(ctx, changed)
 	if err != nil {
 		s.Fleet.Discard(release)
 		return fmt.Errorf("record function: %w", err)

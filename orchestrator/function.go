@@ -39,11 +39,12 @@ type Revision struct {
 	Function       string         `json:"function"`
 	Number         int            `json:"number"` // 1, 2, … within the function
 	Spec           Spec           `json:"spec"`
-	ArchiveDigest  string         `json:"archive_digest"`  // "sha256:…" of the canonical tar
-	TemplateDigest string         `json:"template_digest"` // "sha256:…" of the template's files
-	BuildDigest    string         `json:"build_digest"`    // of everything that decides the image
-	Image          string         `json:"image"`           // "kiln/NAME:REV"
-	ImageID        string         `json:"image_id"`        // engine's content id, once built
+	ArchiveDigest  string         `json:"archive_digest"`        // "sha256:…" of the canonical tar
+	TemplateDigest string         `json:"template_digest"`       // "sha256:…" of the template's files
+	BuildDigest    string         `json:"build_digest"`          // of everything that decides the image
+	Image          string         `json:"image"`                 // "kiln/NAME:REV"
+	ImageID        string         `json:"image_id"`              // engine's content id, once built
+	CodeDigest     string         `json:"code_digest,omitempty"` // of the code for cells, see CodePath; empty = none kept
 	Status         RevisionStatus `json:"status"`
 	Error          string         `json:"error,omitempty"` // why it failed
 	CreatedAt      time.Time      `json:"created_at"`

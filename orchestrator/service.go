@@ -32,6 +32,9 @@ type Service struct {
 	Builder   RevisionBuilder
 	Fleet     Fleet
 	Templates Catalogue
+	// Code reads the code for cells out of images; nil = no code is kept, and
+	// revisions start from their images only.
+	Code CodeSource
 	// BuildDigest identifies all that decides an image.
 	BuildDigest func(archiveDigest, templateDigest string, spec Spec) string
 	Logger      *slog.Logger

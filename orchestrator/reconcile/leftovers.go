@@ -73,7 +73,7 @@ func (l *Loop) orphans(ctx context.Context) ([]string, error) {
 			continue
 		}
 		if r.Status == orchestrator.RevisionReady || r.Status == orchestrator.RevisionBuilding {
-			archives[r.ArchiveDigest], images[r.Image] = true, true
+			archives[r.ArchiveDigest], archives[r.CodeDigest], images[r.Image] = true, true, true
 		}
 	}
 	stored, err := l.Store.Archives(ctx)
