@@ -93,7 +93,7 @@ func settings() []setting {
 		number("builds", "builds at once", 1, 64, func(c *config) *int { return &c.Builds }),
 		duration("build_timeout", "longest time for one build", func(c *config) *time.Duration { return &c.BuildTimeout }),
 		text("extra_ca_file", "PEM file of CAs that build steps trust besides their own", func(c *config) *string { return &c.ExtraCAFile }),
-		choice("freezer", "how idle instances are frozen: auto, cgroup, engine or off", func(c *config) *string { return &c.Freezer }, "auto", "cgroup", "engine", "off"),
+		choice("freezer", "how idle instances are frozen: auto, cgroup or engine", func(c *config) *string { return &c.Freezer }, "auto", "cgroup", "engine"),
 		text("cgroup_root", "where the cgroup file system is mounted; empty = /sys/fs/cgroup", func(c *config) *string { return &c.CgroupRoot }),
 		number("cells", "waiting cells per template in use; 0 = none", 0, 64, func(c *config) *int { return &c.Cells }),
 		number("cells_max", "waiting cells per template at most", 0, 256, func(c *config) *int { return &c.CellsMax }),

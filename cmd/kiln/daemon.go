@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/build"
 	"github.com/kilnfaas/kiln/orchestrator/capacity"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/freezer"
 	"github.com/kilnfaas/kiln/orchestrator/intake"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
 	"github.com/kilnfaas/kiln/orchestrator/launch"
@@ -36,6 +38,7 @@ type daemon struct {
 
 	store     *jetstream.Store
 	engine    *docker.Client
+	running   orchestrator.Engine // engine, with the chosen way to freeze
 	catalogue *templates.Catalogue
 	metrics   *metrics.Metrics
 	table     *route.Table
@@ -117,8 +120,23 @@ func (d *daemon) openEngine(ctx context.Context) (err error) {
 		return opening("the engine", err)
 	}
 	d.closers.add(d.engine.Close)
+	if d.running, err = d.freezing(); err != nil {
+		return err
+	}
 	labels := map[string]string{orchestrator.LabelOwner: d.owner}
 	return opening("the network", d.engine.EnsureNetwork(ctx, d.cfg.Network, labels))
+}
+
+// freezing returns the engine with the configured way to freeze.
+func (d *daemon) freezing() (orchestrator.Engine, error) {
+	cgroups := freezer.New(d.engine, d.cfg.CgroupRoot)
+	switch {
+	case d.cfg.Freezer == "engine", d.cfg.Freezer == "auto" && !cgroups.Usable():
+		return d.engine, nil
+	case !cgroups.Usable():
+		return nil, errors.New("freezer: cgroup was asked for, and the cgroup file system cannot be written to; mount it, set cgroup_root, or set freezer to auto")
+	}
+	return cgroups, nil
 }
 
 func (d *daemon) openFleet(ctx context.Context) error {
@@ -132,7 +150,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	d.metrics = metrics.New(version)
 	d.table = route.New(route.Config{
 		Launcher: launch.New(launch.Config{
-			Engine: d.engine, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Logger: d.logger,
+			Engine: d.running, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Logger: d.logger,
 		}),
 		Capacity: budget,
 		NewConns: proxy.NewConns,
@@ -145,6 +163,14 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		return d.table.Close(ctx)
 	})
 	return nil
+}
+
+// code is where the code for cells comes from; nil when there are no cells.
+func (d *daemon) code() orchestrator.CodeSource {
+	if d.cfg.Cells == 0 {
+		return nil
+	}
+	return d.engine
 }
 
 // coldStarts counts instances as they start.
@@ -180,15 +206,15 @@ func (d *daemon) openService(ctx context.Context) (err error) {
 		Logger: d.logger,
 	})
 	d.service = &orchestrator.Service{
-		Store: d.store, Images: d.engine, Engine: d.engine, Builder: d.metrics.Builds(builder),
-		Fleet: d.table, Templates: d.catalogue, BuildDigest: build.Digest, Logger: d.logger,
+		Store: d.store, Images: d.engine, Engine: d.running, Builder: d.metrics.Builds(builder),
+		Fleet: d.table, Templates: d.catalogue, Code: d.code(), BuildDigest: build.Digest, Logger: d.logger,
 	}
 	if err := d.service.Open(ctx); err != nil {
 		return opening("the functions", err)
 	}
 	d.closers.add(d.service.Close)
 	loop := &reconcile.Loop{
-		Engine: d.engine, Images: d.engine, Store: d.store, Fleet: d.table,
+		Engine: d.running, Images: d.engine, Store: d.store, Fleet: d.table,
 		Functions: d.service, Owner: d.owner, Logger: d.logger,
 	}
 	if err := loop.Open(ctx); err != nil {
@@ -202,7 +228,7 @@ func (d *daemon) openService(ctx context.Context) (err error) {
 func (d *daemon) openServer(context.Context) error {
 	d.server = gateway.New(d.service, intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp()), languages{d.catalogue})
 	d.server.Addr = d.cfg.Listen
-	d.server.Invoke = &proxy.Handler{Routes: d.table, Fail: problem.Write}
+	d.server.Invoke = &proxy.Handler{Routes: d.table, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
 	d.server.Metrics = d.metrics
 	d.server.Version = thisBuild()
 	d.server.Log = d.logger
