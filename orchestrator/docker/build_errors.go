@@ -19,8 +19,8 @@ const maxStepName = 200
 // to 29, of both builders.
 var (
 	networkWords    = []string{"dial tcp", "no such host", "i/o timeout", "connection refused", "TLS handshake", "network is unreachable", "failed to do request", "x509:", "Client.Timeout"}
-	absentWords     = []string{"manifest unknown", "manifest for ", "pull access denied", "repository does not exist", "does not exist or may require", ": not found", "insufficient_scope", "invalid reference format"}
-	dockerfileWords = []string{"dockerfile parse error", "unknown instruction", "failed to read dockerfile", "Cannot locate specified Dockerfile", "failed to create LLB definition", "file with no instructions", "no build stage in current context", "target stage"}
+	absentWords     = []string{"manifest unknown", "manifest for ", "pull access denied", "repository does not exist", "does not exist or may require", ": not found", "insufficient_scope"}
+	dockerfileWords = []string{"dockerfile parse error", "unknown instruction", "failed to read dockerfile", "Cannot locate specified Dockerfile", "failed to create LLB definition", "file with no instructions", "no build stage in current context", "target stage", "invalid reference format"}
 )
 
 // exitCode is how the builders report that a command of a step failed.

@@ -151,9 +151,7 @@ func (p *probeImage) remove() error {
 		errs = append(errs, client.RemoveImage(ctx, image.ID))
 	}
 	// The contract has no removal of networks, for nothing in Kiln removes one.
-	if out, err := exec.CommandContext(ctx, "docker", "network", "rm", p.network()).CombinedOutput(); err != nil {
-		errs = append(errs, fmt.Errorf("%w: %s", err, out))
-	}
+	errs = append(errs, client.API().NetworkRemove(ctx, p.network()))
 	return errors.Join(append(errs, client.Close())...)
 }
 

@@ -42,6 +42,8 @@ func translate(ctx context.Context, what string, err error) error {
 		return fail(orchestrator.ErrUnavailable, "engine-timeout").WithHint(engineHint)
 	case strings.Contains(err.Error(), "no space left on device"):
 		return fail(orchestrator.ErrUnavailable, "engine-disk-full").WithHint("free space on the engine's disk, see docker system df")
+	case strings.Contains(err.Error(), "invalid reference format"):
+		return fail(orchestrator.ErrInvalid, "image-reference-invalid")
 	case cerrdefs.IsNotFound(err):
 		return fail(orchestrator.ErrNotFound, "engine-not-found")
 	case cerrdefs.IsConflict(err), cerrdefs.IsAlreadyExists(err), cerrdefs.IsNotModified(err):

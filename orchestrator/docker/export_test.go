@@ -4,6 +4,8 @@ import (
 	"io"
 	"time"
 
+	"github.com/docker/docker/client"
+
 	"github.com/kilnfaas/kiln/orchestrator"
 )
 
@@ -25,3 +27,6 @@ func ReadTrace(data []byte, progress func(orchestrator.BuildEvent)) error {
 
 // SetPullStall shortens how long a pull may make no progress.
 func (c *Client) SetPullStall(d time.Duration) { c.pullStall = d }
+
+// API is the Docker client, for assertions on what the contract does not show.
+func (c *Client) API() *client.Client { return c.api }
