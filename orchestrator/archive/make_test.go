@@ -41,6 +41,15 @@ var makers = []struct {
 	{"zip", makeZip},
 }
 
+func makerOf(format string) func(testing.TB, ...entry) []byte {
+	for _, m := range makers {
+		if m.format == format {
+			return m.make
+		}
+	}
+	return nil
+}
+
 func makeTar(t testing.TB, entries ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -143,7 +143,7 @@ func TestPackRoundTrip(t *testing.T) {
 
 func TestPackRefuses(t *testing.T) {
 	limits := small()
-	big := map[string]*fstest.MapFile{"a": {Data: make([]byte, 2<<20)}, "b": {Data: []byte("x")}}
+	big := map[string]*fstest.MapFile{"a": {Data: make([]byte, 512<<10)}, "b": {Data: []byte("x")}}
 	for name, c := range map[string]struct {
 		fsys  fstest.MapFS
 		class error
@@ -248,7 +248,7 @@ func TestSingle(t *testing.T) {
 	}{
 		{"empty.py", "", orchestrator.ErrInvalid, "archive-empty"},
 		{"../x", "x", orchestrator.ErrInvalid, "archive-path-escapes"},
-		{"large", strings.Repeat("x", 1<<20+1), orchestrator.ErrTooLarge, "archive-too-large"},
+		{"large", strings.Repeat("x", 256<<10+1), orchestrator.ErrTooLarge, "archive-too-large"},
 	} {
 		_, err := archive.Single(t.Context(), strings.NewReader(c.data), openRoot(t), c.name, 0o644, small())
 		wantError(t, err, c.class, c.code)

@@ -20,7 +20,7 @@ func Single(ctx context.Context, r io.Reader, root *os.Root, path string, mode f
 		buffer: make([]byte, copyBuffer),
 	}
 	if err := u.single(path, mode); err != nil {
-		return Summary{}, u.blame(err)
+		return Summary{}, classify(err)
 	}
 	return Summary{
 		Files:      u.tree.files,

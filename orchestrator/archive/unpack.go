@@ -47,7 +47,7 @@ func Unpack(ctx context.Context, r io.Reader, root *os.Root, limits Limits) (Sum
 		err = empty()
 	}
 	if err != nil {
-		return Summary{}, u.blame(err)
+		return Summary{}, classify(err)
 	}
 	return Summary{
 		Format:     format,
@@ -70,14 +70,6 @@ type unpacker struct {
 	tree    *tree
 	written int64 // contents, over all files
 	buffer  []byte
-}
-
-// blame prefers what the source said about itself to what a decoder made of it.
-func (u *unpacker) blame(err error) error {
-	if u.source.err != nil {
-		return u.source.err
-	}
-	return classify(err)
 }
 
 func (u *unpacker) unpack() (Format, error) {
