@@ -157,6 +157,11 @@ func TestApplyMerges(t *testing.T) {
 			t.Fatal(err)
 		}
 		got.Env["B"] = "changed"
+		untouched, err := manifest.Apply(base, doc("timeout: 3s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		untouched.Env["A"], untouched.Build.Args["X"], untouched.Secrets[0] = "changed", "changed", "changed"
 		if diff := cmp.Diff(before, base); diff != "" {
 			t.Errorf("base changed:\n%s", diff)
 		}
