@@ -16,6 +16,9 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 )
 
+// librarySuffix ends the name of a shared library.
+const librarySuffix = ".so"
+
 // checkHandler looks for the file that holds the handler and, for the languages
 // that can be read here, into it.
 func checkHandler(fsys fs.FS, template orchestrator.Template, spec orchestrator.Spec) error {
@@ -27,9 +30,11 @@ func checkHandler(fsys fs.FS, template orchestrator.Template, spec orchestrator.
 	if len(found) == 0 {
 		return missing(fsys, template, patterns)
 	}
-	if path.Ext(found[0]) == ".so" { // others beside it may be what it depends on
-		if len(found) > 1 && !slices.Contains(patterns, found[0]) {
-			return invalid("handler-ambiguous", "there are several libraries: %s", some(found)).
+	if path.Ext(found[0]) == librarySuffix {
+		libraries := slices.DeleteFunc(slices.Clone(found), func(name string) bool { return path.Ext(name) != librarySuffix })
+		// Beside one that is named, others may be what it depends on.
+		if len(libraries) > 1 && !slices.Contains(patterns, found[0]) {
+			return invalid("handler-ambiguous", "there are several libraries: %s", some(libraries)).
 				WithHint("name one with handler, for example handler: %s", found[0])
 		}
 		found = found[:1]
@@ -68,7 +73,7 @@ func verify(fsys fs.FS, template orchestrator.Template, spec orchestrator.Spec, 
 	switch path.Ext(name) {
 	case ".go":
 		return verifyGo(fsys, name)
-	case ".so":
+	case librarySuffix:
 		return verifyLibrary(fsys, spec, name)
 	}
 	return nil

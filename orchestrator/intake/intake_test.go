@@ -26,7 +26,7 @@ import (
 
 // languages are templates like the real ones.
 var languages = catalogue{
-	{Name: "cdylib", Handlers: []string{"*.so"}},
+	{Name: "cdylib", Handlers: []string{"*.so", "*.c"}},
 	{Name: "dockerfile", Handlers: []string{"Dockerfile"}, CodeDir: "."},
 	{Name: "exec", Handlers: []string{"handler"}},
 	{Name: "go", Handlers: []string{"handler.go", "*.go"}, Defaults: orchestrator.TemplateDefaults{Concurrency: 64, Memory: 64 * orchestrator.MiB}},

@@ -119,6 +119,17 @@ func TestReceiveLibraries(t *testing.T) {
 	}
 }
 
+func TestReceiveLibraryWithSource(t *testing.T) {
+	both := files{"hello.so": string(library{symbols: []string{"hello"}}.bytes()), "hello.c": "int hello(void);"}
+	if _, _, err := newBench(t).Receive(t.Context(), intake.Upload{Body: bytes.NewReader(both.zipped(t)), Filename: "hello.zip"}); err != nil {
+		t.Error(err)
+	}
+	spec, _, err := newBench(t).Receive(t.Context(), intake.Upload{Body: strings.NewReader("int hello(void) { return 1; }"), Filename: "hello.c"})
+	if err != nil || spec.Template != "cdylib" {
+		t.Errorf("got %+v, %v", spec, err)
+	}
+}
+
 // What a compiler makes is accepted.
 func TestReceiveCompiledLibrary(t *testing.T) {
 	compiler, err := exec.LookPath("cc")
