@@ -63,10 +63,7 @@ func (p *Pool) crashing(now instant) error {
 func (p *Pool) Died(id string, exitCode int, oom bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, in := range p.instances {
-		if in.id != id {
-			continue
-		}
+	if in := p.find(id); in != nil {
 		if in.state != Dead {
 			p.died(in, p.now(), describeExit(exitCode, oom))
 		}

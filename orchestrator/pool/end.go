@@ -105,15 +105,14 @@ func evictable(in *instance) bool {
 func (p *Pool) Evict(id string) *capacity.Reservation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, in := range p.instances {
-		if in.id == id && evictable(in) {
-			p.to(in, Draining)
-			in.reason = ReasonEvicted
-			p.stop(in, evictGrace)
-			return in.reservation
-		}
+	in := p.find(id)
+	if in == nil || !evictable(in) {
+		return nil
 	}
-	return nil
+	p.to(in, Draining)
+	in.reason = ReasonEvicted
+	p.stop(in, evictGrace)
+	return in.reservation
 }
 
 // Drain makes the pool take no more requests: those that wait get ErrDraining,

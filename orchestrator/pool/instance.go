@@ -140,6 +140,16 @@ func (p *Pool) drop(in *instance) {
 	}
 }
 
+// find returns the instance of a container, or nil; mu is held.
+func (p *Pool) find(id string) *instance {
+	for _, in := range p.instances {
+		if in.id == id && id != "" {
+			return in
+		}
+	}
+	return nil
+}
+
 // live returns how many instances serve or could, without those starting.
 func (p *Pool) live() int {
 	return p.count[Ready] + p.count[Freezing] + p.count[Frozen] + p.count[Thawing]

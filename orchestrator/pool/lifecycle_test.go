@@ -208,6 +208,22 @@ func TestDeathToldBeforeTheStartReturned(t *testing.T) {
 	})
 }
 
+func TestAdoptedWhileItsStartEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLauncher(t)
+		h := newHarness(t, l, release(1))
+		l.launchFn = func(n int) error { // the engine lists it before the start has returned
+			h.Adopt(pool.Launched{ID: "c1", Addr: "10.0.0.1:8080", Origin: pool.OriginAdopted}, false, time.Now())
+			return nil
+		}
+		h.call(time.Second)
+		synctest.Wait()
+		if s := h.Status(); len(s.Instances) != 1 || s.Ready != 1 {
+			t.Errorf("one container as %d instances: %+v", len(s.Instances), s)
+		}
+	})
+}
+
 func TestUnreachableLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHarness(t, newLauncher(t), release(2))

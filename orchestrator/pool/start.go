@@ -129,6 +129,14 @@ func (p *Pool) enlist(in *instance, launched Launched, reservation *capacity.Res
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
+	if p.find(launched.ID) != nil && in.state == Starting {
+		// Adopted in the moment between the start's end and now.
+		reservation.Release()
+		p.to(in, Dead)
+		p.drop(in)
+		p.forgetEarly()
+		return true
+	}
 	in.id, in.addr, in.origin = launched.ID, launched.Addr, launched.Origin
 	in.conns, in.reservation = conns, reservation
 	in.readyAt, in.idleSince, in.credit = now, now, p.cfg.Capacity.Clock()

@@ -79,27 +79,22 @@ func (p *Pool) describe(in *instance) orchestrator.InstanceStatus {
 func (p *Pool) Owns(id string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, in := range p.instances {
-		if in.id == id && id != "" {
-			return true
-		}
-	}
-	return false
+	return p.find(id) != nil
 }
 
 // Adopt takes in an instance that runs already, frozen or not, and says whether
 // it did: a pool that is draining or closed does not. One that the pool has is
 // no second instance.
 func (p *Pool) Adopt(launched Launched, frozen bool, startedAt time.Time) bool {
-	if p.Owns(launched.ID) {
-		return true
-	}
 	var conns Conns
 	if p.cfg.NewConns != nil {
 		conns = p.cfg.NewConns(launched.Addr)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.find(launched.ID) != nil {
+		return true
+	}
 	if p.phase != serving {
 		return false
 	}

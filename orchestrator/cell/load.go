@@ -1,0 +1,186 @@
+package cell
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/capacity"
+	"github.com/kilnfaas/kiln/orchestrator/launch"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
+)
+
+const (
+	// maxCells is how many cells one start tries before it takes the image: one
+	// that died unnoticed is an accident, two are a pattern.
+	maxCells = 2
+	// loadDialTimeout bounds connecting to a cell, which has been listening.
+	loadDialTimeout = 2 * time.Second
+	// maxAnswer bounds what is read of a refusal: a traceback.
+	maxAnswer = 64 << 10
+	// outputLines is how much of it an error carries.
+	outputLines = 50
+)
+
+// newClient returns a client for loads. Each has a connection of its own: a cell
+// is loaded once.
+func newClient() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext:       (&net.Dialer{Timeout: loadDialTimeout}).DialContext,
+			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxAnswer,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Launch returns an instance of a release: a cell that was loaded, when a caller
+// waits and there is one, else a container of the image. The error is
+// ErrFunction, code "instance-start-failed", when the code cannot be loaded;
+// else as the next launcher's.
+func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched, error) {
+	if order.Proof || order.Priority != capacity.Caller || l.unfit(order.Release) != "" {
+		return l.config.Next.Launch(ctx, order)
+	}
+	l.countCold(order.Release.Template)
+	for range maxCells {
+		c, loadCtx := l.claim(ctx, order.Release.Template)
+		if c == nil {
+			break
+		}
+		err := l.load(loadCtx, c, order.Release)
+		l.settle(c, err == nil)
+		switch {
+		case err == nil:
+			return pool.Launched{ID: c.id, Addr: c.addr, Origin: pool.OriginCell}, nil
+		case ctx.Err() != nil:
+			return pool.Launched{}, ctx.Err()
+		case errors.Is(err, orchestrator.ErrFunction):
+			return pool.Launched{}, err
+		}
+		l.config.Logger.Warn("load a cell", "function", order.Release.Spec.Name, "template", order.Release.Template.Name, "container_id", c.id, "error", err)
+	}
+	return l.config.Next.Launch(ctx, order)
+}
+
+// countCold lets the stock grow with the demand.
+func (l *Launcher) countCold(template orchestrator.Template) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stock(template).cold(time.Now(), 2*l.config.Max)
+	l.look()
+}
+
+// claim takes a cell to load; nil if none waits. The context ends with the cell.
+func (l *Launcher) claim(ctx context.Context, template orchestrator.Template) (*cell, context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.stock(template).take()
+	if c == nil {
+		return nil, nil
+	}
+	l.look()
+	loadCtx, cancel := context.WithCancelCause(ctx)
+	c.state, c.died = loading, cancel
+	return c, loadCtx
+}
+
+// settle lets go of a cell that was loaded, which is an instance now and whose
+// memory its pool has reserved, and ends one that was not.
+func (l *Launcher) settle(c *cell, loaded bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.died(nil)
+	if !loaded {
+		l.end(c)
+		return
+	}
+	delete(l.cells, c.id)
+	c.reservation.Release()
+}
+
+// load makes a cell an instance. The limits change beside the load, not before
+// it: that call takes longer than most loads.
+func (l *Launcher) load(ctx context.Context, c *cell, release orchestrator.Release) error {
+	ctx, cancel := context.WithTimeout(ctx, launch.DefaultStartTimeout)
+	defer cancel()
+	limited := make(chan error, 1)
+	go func() {
+		if want := release.Limits(); want != limits(release.Template) {
+			limited <- l.config.Engine.Limit(ctx, c.id, want)
+			return
+		}
+		limited <- nil
+	}()
+	err := l.send(ctx, c, release)
+	if err != nil {
+		cancel()
+	}
+	limitErr := <-limited
+	switch {
+	case err != nil && errors.Is(err, orchestrator.ErrFunction):
+		return err
+	case err != nil:
+		return errors.Join(err, context.Cause(ctx))
+	case limitErr != nil:
+		return fmt.Errorf("limit a loaded cell: %w", limitErr)
+	}
+	if err := l.notes.write(c.id, release); err != nil {
+		// It serves all the same; only the next gateway will not know it.
+		l.config.Logger.Warn("note a loaded cell", "function", release.Spec.Name, "container_id", c.id, "error", err)
+	}
+	return nil
+}
+
+// send puts the environment and the code into a cell and reads its verdict.
+func (l *Launcher) send(ctx context.Context, c *cell, release orchestrator.Release) error {
+	head, err := l.config.Head(release.Env())
+	if err != nil {
+		return fmt.Errorf("begin a load: %w", err)
+	}
+	code, err := l.config.Code.Open(ctx, release.Revision)
+	if err != nil {
+		return fmt.Errorf("open the code of %s: %w", release.Revision.ID, err)
+	}
+	defer code.Close()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.addr+LoadPath, io.MultiReader(bytes.NewReader(head), code))
+	if err != nil {
+		return fmt.Errorf("begin a load: %w", err)
+	}
+	request.Header.Set("Authorization", "Bearer "+c.token)
+	request.Header.Set("Content-Type", "application/x-tar")
+	response, err := l.client.Do(request)
+	if err != nil {
+		return fmt.Errorf("load %s into a cell: %w", release.Revision.ID, err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("load %s into a cell: %w", release.Revision.ID, err)
+	}
+	switch response.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusUnprocessableEntity:
+		return refused(release, string(text))
+	}
+	return fmt.Errorf("load %s into a cell: it answered %s", release.Revision.ID, response.Status)
+}
+
+// refused is the error of code that cannot be loaded.
+func refused(release orchestrator.Release, text string) error {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return &orchestrator.Error{
+		Class: orchestrator.ErrFunction, Code: "instance-start-failed",
+		Detail: fmt.Sprintf("the code of %s could not be loaded", release.Spec.Name),
+		Hint:   "its last lines are in the output; run the function's code locally to see it fail",
+		Output: lines[max(0, len(lines)-outputLines):],
+	}
+}
