@@ -103,6 +103,7 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 	u := conns.get()
 	for {
 		if u == nil {
+			conns.makeRoom(c.route.Release.Spec.Concurrency)
 			var err error
 			if u, err = conns.dial(c.ctx); err != nil {
 				if c.ctx.Err() != nil {

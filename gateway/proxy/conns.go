@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,14 +25,71 @@ const (
 	dialTimeout = 5 * time.Second
 )
 
-// Conns are the connections of the complete path to one instance: at most as
-// many as the instance has slots, because each carries one leased request or
-// is idle. It is safe for concurrent use.
+// Conns are the connections to one instance: those of the complete path, and the
+// event loops that have their own. Each carries one leased request or is idle,
+// so that their number is bounded by the slots. It is safe for concurrent use.
 type Conns struct {
 	addr string
 
-	mu   sync.Mutex
-	idle []*upstream // guarded by mu; the last is the most recently used
+	open atomic.Int64 // connections of all kinds
+
+	mu     sync.Mutex
+	idle   []*upstream // guarded by mu; the last is the most recently used
+	owners []owner     // guarded by mu; who else has connections
+}
+
+// owner keeps connections of its own to the instance: an event loop.
+type owner interface {
+	// shut has the idle connections closed, all or the one unused for longest. It
+	// does not wait for it.
+	shut(all bool)
+	// unused returns how many of them are idle; Conns.mu is held.
+	unused() int
+}
+
+func (c *Conns) opened() { c.open.Add(1) }
+func (c *Conns) closed() { c.open.Add(-1) }
+
+func (c *Conns) join(o owner) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owners = append(c.owners, o)
+}
+
+// leave takes an owner that has no connection in use out of the list, unless it
+// has idle ones, and returns how many.
+func (c *Conns) leave(o owner) (unused int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if unused = o.unused(); unused == 0 {
+		c.owners = slices.DeleteFunc(c.owners, func(other owner) bool { return other == o })
+	}
+	return unused
+}
+
+// makeRoom closes an idle connection, or has it closed, when there are as many
+// connections as slots: the complete path and the loops cannot use one
+// another's, so that one may lack what the other has to spare.
+func (c *Conns) makeRoom(slots int) {
+	if c.open.Load() < int64(slots) {
+		return
+	}
+	var oldest *upstream
+	var from owner
+	c.mu.Lock()
+	if len(c.idle) > 0 {
+		oldest = c.idle[0]
+		c.idle = slices.Delete(c.idle, 0, 1)
+	} else if i := slices.IndexFunc(c.owners, func(o owner) bool { return o.unused() > 0 }); i >= 0 {
+		from = c.owners[i]
+	}
+	c.mu.Unlock()
+	switch {
+	case oldest != nil:
+		oldest.Close()
+	case from != nil:
+		from.shut(false)
+	}
 }
 
 // NewConns returns the connections to the instance at addr, "IP:port".
@@ -41,9 +100,13 @@ func (c *Conns) CloseIdle() {
 	c.mu.Lock()
 	idle := c.idle
 	c.idle = nil
+	owners := slices.Clone(c.owners)
 	c.mu.Unlock()
 	for _, u := range idle {
 		u.Close()
+	}
+	for _, o := range owners {
+		o.shut(true)
 	}
 }
 
@@ -94,16 +157,25 @@ func (c *Conns) dial(ctx context.Context) (*upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial the instance: %w", err)
 	}
-	return &upstream{TCPConn: conn.(*net.TCPConn)}, nil
+	c.opened()
+	return &upstream{TCPConn: conn.(*net.TCPConn), conns: c}, nil
 }
 
 // upstream is a connection to an instance. It is used by one invocation at a time.
 type upstream struct {
 	*net.TCPConn
+	conns     *Conns
+	shut      sync.Once
 	buf       []byte // buf[pos:end] was read and not yet used
 	pos, end  int
 	reused    bool
 	idleSince time.Time
+}
+
+// Close closes the connection.
+func (u *upstream) Close() error {
+	u.shut.Do(u.conns.closed)
+	return u.TCPConn.Close()
 }
 
 // fill reads more behind what is buffered. The buffer grows as far as a head may.

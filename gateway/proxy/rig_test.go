@@ -70,7 +70,7 @@ type rig struct {
 	pool   *pool.Pool
 	addr   string // of the gateway
 	seen   chan observation
-	path   string
+	fast   *proxy.Listener // of the way "fast"
 }
 
 type routes struct {
@@ -106,7 +106,7 @@ func spec(change func(*orchestrator.Spec)) orchestrator.Release {
 }
 
 // ways are the data planes that the conformance tests run on.
-var ways = []string{"complete"}
+var ways = []string{"complete", "fast"}
 
 // each runs a test on every way through the data plane.
 func each(t *testing.T, f func(t *testing.T, way string)) {
@@ -118,7 +118,7 @@ func each(t *testing.T, f func(t *testing.T, way string)) {
 // newRig starts a data plane of a way in front of addrs.
 func newRig(t *testing.T, way string, change func(*orchestrator.Spec), addrs ...string) *rig {
 	t.Helper()
-	g := &rig{t: t, path: way, routes: &routes{m: map[string]*route.Route{}}, seen: make(chan observation, 1024)}
+	g := &rig{t: t, routes: &routes{m: map[string]*route.Route{}}, seen: make(chan observation, 1024)}
 	handler := &proxy.Handler{Routes: g.routes, Fail: problem.Write, Observe: g.observe}
 	release := spec(change)
 	g.pool = g.newPool(release, proxy.NewConns, addrs...)
@@ -128,6 +128,20 @@ func newRig(t *testing.T, way string, change func(*orchestrator.Spec), addrs ...
 		t.Fatal(err)
 	}
 	g.addr = listener.Addr().String()
+	if way == "fast" {
+		fast, err := proxy.Listen(listener.(*net.TCPListener), proxy.Config{Handler: handler})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := fast.Shutdown(ctx); err != nil {
+				t.Errorf("Shutdown: %v", err)
+			}
+		})
+		g.fast, listener = fast, fast
+	}
 	server := &http.Server{Handler: handler, Protocols: new(http.Protocols), ErrorLog: nil}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)

@@ -69,19 +69,18 @@ func (c *Chunked) Data(limit int) int {
 	return n
 }
 
-// Skip reads all of in and returns how many bytes belong to the body, and how
-// many of them are data.
-func (c *Chunked) Skip(in []byte, trailer func(Field) error) (n int, data int64, err error) {
+// Skip reads all of in. It returns how many bytes belong to the body, and how
+// many of these come before the trailer section.
+func (c *Chunked) Skip(in []byte, trailer func(Field) error) (n, before int, err error) {
+	section := c.section
 	for n < len(in) && c.state != chunkEnd {
 		m, err := c.Frame(in[n:], trailer)
 		if n += m; err != nil {
-			return n, data, err
+			return n, 0, err
 		}
-		m = c.Data(len(in) - n)
-		n += m
-		data += int64(m)
+		n += c.Data(len(in) - n)
 	}
-	return n, data, nil
+	return n, n - (c.section - section), nil
 }
 
 // frame reads one byte around data.

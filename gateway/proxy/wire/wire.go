@@ -106,21 +106,37 @@ func all(b []byte, bit uint8) bool {
 	return true
 }
 
-// equalFold compares in ASCII without case; lower is in lower case.
-func equalFold(b []byte, lower string) bool {
-	if len(b) != len(lower) {
+// equalFold compares in ASCII without case; name is in lower case.
+func equalFold(b []byte, name string) bool {
+	if len(b) != len(name) {
 		return false
 	}
-	for i := range len(lower) {
-		c := b[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
+	for i := range len(name) {
+		if lower(b[i]) != name[i] {
 			return false
 		}
 	}
 	return true
+}
+
+// EqualFold compares two names in ASCII without case.
+func EqualFold(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + ('a' - 'A')
+	}
+	return c
 }
 
 // trim removes optional white space.

@@ -1,0 +1,295 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultMaxClients bounds the connections of clients, handed over ones
+// included. Each costs a descriptor, and about 1 KiB while idle.
+const DefaultMaxClients = 16 << 10
+
+// acceptPause is how long accepting pauses when there are no descriptors left.
+const acceptPause = 20 * time.Millisecond
+
+// Listener is a net.Listener that serves common invocations by itself and
+// returns the other connections from Accept, with what was read of them, for an
+// http.Server to serve. A connection is looked at again with each request until
+// it is handed over, and stays with the http.Server from then on.
+//
+// Close stops accepting; calls under way go on, and their connections are closed
+// after them. Shutdown waits for that.
+type Listener struct {
+	handler *Handler
+	logger  *slog.Logger
+	inner   *net.TCPListener
+	file    *os.File // of inner, for accepting without the runtime's poller
+	max     int
+	loops   []*loop
+	ctx     context.Context // of waits for slots
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // goroutines
+	looping sync.WaitGroup // of them, the loops
+
+	mu     sync.Mutex
+	change sync.Cond  // of what follows
+	others []net.Conn // guarded by mu; to be accepted
+	count  int        // guarded by mu; connections of clients
+	closed bool       // guarded by mu
+}
+
+// Config sets a Listener up.
+type Config struct {
+	Handler    *Handler     // whose routes, errors and counters are shared
+	Logger     *slog.Logger // nil = discard
+	Loops      int          // event loops; 0 = one for each processor
+	MaxClients int          // 0 = DefaultMaxClients
+}
+
+// Listen takes inner over. The Listener closes it.
+func Listen(inner *net.TCPListener, config Config) (*Listener, error) {
+	file, err := inner.File()
+	if err != nil {
+		return nil, err
+	}
+	s := &Listener{handler: config.Handler, logger: config.Logger, inner: inner, file: file, max: config.MaxClients}
+	s.change.L = &s.mu
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.max <= 0 {
+		s.max = DefaultMaxClients
+	}
+	loops := config.Loops
+	if loops <= 0 {
+		loops = runtime.GOMAXPROCS(0)
+	}
+	for range loops {
+		l, err := newLoop(s)
+		if err != nil {
+			for _, l := range s.loops {
+				l.poll.close()
+			}
+			return nil, errors.Join(err, file.Close())
+		}
+		s.loops = append(s.loops, l)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	for _, l := range s.loops {
+		s.looping.Go(l.run)
+	}
+	s.work.Go(s.accept)
+	return s, nil
+}
+
+// Addr returns the address that clients connect to.
+func (s *Listener) Addr() net.Addr { return s.inner.Addr() }
+
+// Accept returns the next connection that is for somebody else. Its error is
+// net.ErrClosed after Close.
+func (s *Listener) Accept() (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.others) == 0 && !s.closed {
+		s.change.Wait()
+	}
+	if s.closed {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: s.Addr(), Err: net.ErrClosed}
+	}
+	conn := s.others[0]
+	s.others = s.others[1:]
+	return conn, nil
+}
+
+// accept gives new connections to the loops in turn.
+func (s *Listener) accept() {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		s.logger.Error("accept connections", "error", err)
+		return
+	}
+	for turn := 0; s.admit(); turn++ {
+		var (
+			fd   int
+			from unix.Sockaddr
+			got  error
+		)
+		err := raw.Read(func(listener uintptr) bool {
+			fd, from, got = unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			return !errors.Is(got, unix.EAGAIN)
+		})
+		switch {
+		case err != nil: // closed
+			s.released()
+			return
+		case errors.Is(got, unix.ECONNABORTED) || errors.Is(got, unix.EINTR):
+			s.released()
+			continue
+		case got != nil:
+			s.released()
+			s.logger.Error("accept a connection", "error", got)
+			s.pause(acceptPause)
+			continue
+		}
+		_ = noDelay(fd) // fails only for a connection that is gone
+		s.loops[turn%len(s.loops)].post(message{kind: messageAdopt, fd: fd, peer: address(from)})
+	}
+}
+
+// admit waits until there may be one more connection and counts it; false once
+// closed.
+func (s *Listener) admit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.count >= s.max && !s.closed {
+		s.change.Wait()
+	}
+	if s.closed {
+		return false
+	}
+	s.count++
+	return true
+}
+
+// released uncounts a connection.
+func (s *Listener) released() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.count--
+	if s.count == s.max-1 {
+		s.change.Broadcast()
+	}
+}
+
+func (s *Listener) pause(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.ctx.Done():
+	}
+}
+
+// address returns a client's IP address.
+func address(from unix.Sockaddr) string {
+	switch a := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(a.Addr).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(a.Addr).Unmap().String()
+	}
+	return "unknown"
+}
+
+// Close stops accepting and has idle connections closed. It does not wait;
+// http.Server calls it when it shuts down.
+func (s *Listener) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	others := s.others
+	s.others = nil
+	s.change.Broadcast()
+	s.mu.Unlock()
+	for _, conn := range others {
+		conn.Close()
+	}
+	err := errors.Join(s.inner.Close(), s.file.Close())
+	for _, l := range s.loops {
+		l.post(message{kind: messageDrain})
+	}
+	return err
+}
+
+// Shutdown closes the listener and waits until the calls under way have ended.
+// When ctx ends first it ends them.
+func (s *Listener) Shutdown(ctx context.Context) error {
+	err := s.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.looping.Wait()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = errors.Join(err, ctx.Err())
+		for _, l := range s.loops {
+			l.post(message{kind: messageStop})
+		}
+		<-done
+	}
+	s.cancel()
+	s.work.Wait()
+	for _, l := range s.loops {
+		l.refund()
+	}
+	return err
+}
+
+// hand gives a connection to Accept; false once closed.
+func (s *Listener) hand(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.others = append(s.others, conn)
+	s.change.Broadcast()
+	return true
+}
+
+// handed is a client's connection of which something was read.
+type handed struct {
+	*net.TCPConn
+	prefix []byte
+	s      *Listener
+	once   sync.Once
+}
+
+func (h *handed) Read(p []byte) (int, error) {
+	if len(h.prefix) > 0 {
+		n := copy(p, h.prefix)
+		if h.prefix = h.prefix[n:]; len(h.prefix) == 0 {
+			h.prefix = nil
+		}
+		return n, nil
+	}
+	return h.TCPConn.Read(p)
+}
+
+// WriteTo hides the connection's own, which knows nothing of the prefix.
+func (h *handed) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	if len(h.prefix) > 0 {
+		n, err := w.Write(h.prefix)
+		if total = int64(n); err != nil {
+			return total, err
+		}
+		h.prefix = nil
+	}
+	n, err := h.TCPConn.WriteTo(w)
+	return total + n, err
+}
+
+// SyscallConn is not offered: what reads the descriptor would miss the prefix.
+func (h *handed) SyscallConn() (syscall.RawConn, error) { return nil, errors.ErrUnsupported }
+
+func (h *handed) Close() error {
+	h.once.Do(h.s.released)
+	return h.TCPConn.Close()
+}
