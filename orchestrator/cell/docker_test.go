@@ -1,0 +1,199 @@
+package cell_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/cell"
+	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/launch"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
+	"github.com/kilnfaas/kiln/templates"
+)
+
+// realBases are the fallback bases that make up and other tests leave behind.
+var realBases = map[string]string{"python": "kiln-base/python:3.13", "node": "kiln-base/node:20"}
+
+var realCode = map[string]map[string]string{
+	"python": {"handler.py": "def handle(request):\n    return 'hello from python'\n"},
+	"node":   {"handler.js": "export default async () => new Response('hello from node')\n"},
+}
+
+// TestRealCells wakes functions on the real engine with the real runtimes.
+func TestRealCells(t *testing.T) {
+	client, err := docker.Open(t.Context(), docker.Options{})
+	if err != nil {
+		skipReal(t, "no engine", err)
+	}
+	t.Cleanup(func() { client.Close() })
+	catalogue, err := templates.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"python", "node"} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := client.Image(t.Context(), realBases[name]); err != nil {
+				skipReal(t, "no base image; make up makes it", err)
+			}
+			template, err := catalogue.Template(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wakeReal(t, client, catalogue, template)
+		})
+	}
+}
+
+func skipReal(t *testing.T, why string, err error) {
+	t.Helper()
+	if os.Getenv("CI") == "true" || os.Getenv("KILN_REQUIRE_DOCKER") == "1" {
+		t.Fatalf("%s: %v", why, err)
+	}
+	t.Skipf("%s: %v", why, err)
+}
+
+// realImages builds cell images with the engine.
+type realImages struct {
+	t         *testing.T
+	client    *docker.Client
+	catalogue *templates.Catalogue
+	labels    map[string]string
+	tag       string
+}
+
+// CellImage implements cell.Images.
+func (r *realImages) CellImage(ctx context.Context, template orchestrator.Template) (string, error) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := r.catalogue.Context(template.Name, w); err != nil {
+		return "", err
+	}
+	if err := w.WriteHeader(&tar.Header{Name: templates.ContextCA, Mode: 0o644}); err != nil {
+		return "", err
+	}
+	if err := w.Close(); err != nil {
+		return "", err
+	}
+	_, err := r.client.Build(ctx, orchestrator.BuildRequest{
+		Tags: []string{r.tag}, Context: &out, Dockerfile: "Dockerfile", Target: templates.CellTarget,
+		Args: map[string]string{template.Bases[0].Arg: realBases[template.Name]}, Labels: r.labels, Network: "none",
+	})
+	return r.tag, err
+}
+
+// realCodeStore has the code of one function of each template.
+type realCodeStore struct{}
+
+// Size implements cell.CodeStore.
+func (realCodeStore) Size(orchestrator.Revision) (orchestrator.Bytes, bool) {
+	return orchestrator.KiB, true
+}
+
+// Open implements cell.CodeStore.
+func (realCodeStore) Open(_ context.Context, revision orchestrator.Revision) (io.ReadCloser, error) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for name, text := range realCode[revision.Function] {
+		if err := w.WriteHeader(&tar.Header{Name: "function/" + name, Size: int64(len(text)), Mode: 0o644}); err != nil {
+			return nil, err
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			return nil, err
+		}
+	}
+	return io.NopCloser(&out), w.Close()
+}
+
+func wakeReal(t *testing.T, client *docker.Client, catalogue *templates.Catalogue, template orchestrator.Template) {
+	const wakes = 8
+	id := strings.ToLower(rand.Text()[:8])
+	labels := map[string]string{orchestrator.LabelOwner: "cell-test-" + id}
+	ctx := t.Context()
+	if err := client.EnsureNetwork(ctx, "bridge", nil); err != nil {
+		t.Fatal(err)
+	}
+	images := &realImages{t: t, client: client, catalogue: catalogue, labels: labels, tag: "kiln-cell-test/" + template.Name + ":" + id}
+	t.Cleanup(func() { client.RemoveImage(context.Background(), images.tag) })
+	l := cell.New(cell.Config{
+		Next:   launch.New(launch.Config{Engine: client, Owner: "cell-test-" + id, Network: "bridge"}),
+		Engine: client, Images: images, Code: realCodeStore{}, Head: templates.LoadHead,
+		Owner: "cell-test-" + id, Network: "bridge", Min: 2, Max: 2, Notes: t.TempDir(),
+	})
+	if err := l.Open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		left, err := client.List(context.Background(), labels)
+		for _, c := range left {
+			err = errors.Join(err, client.Stop(context.Background(), c.ID, 0))
+			t.Errorf("%s is left", c.Name)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+
+	spec := orchestrator.DefaultSpec()
+	spec.Name, spec.Template = template.Name, template.Name
+	rel := orchestrator.Release{
+		Spec: spec, Template: template,
+		Revision: orchestrator.Revision{ID: "r1", Function: template.Name, Image: "kiln/none:1", TemplateDigest: template.Digest},
+	}
+	l.Serving(rel)
+	var times []time.Duration
+	for range wakes {
+		awaitLong(t, func() bool { return l.Waiting()[template.Name] == 2 })
+		begin := time.Now()
+		got, err := l.Launch(ctx, pool.Order{Release: rel})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := getReal(t, got.Addr)
+		times = append(times, time.Since(begin))
+		if got.Origin != pool.OriginCell || body != "hello from "+template.Name {
+			t.Errorf("%+v answered %q", got, body)
+		}
+		if err := l.Stop(ctx, got.ID, time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+	slices.Sort(times)
+	t.Logf("wake to first answer: p50 %v, max %v", times[len(times)/2], times[len(times)-1])
+}
+
+func awaitLong(t *testing.T, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(3 * time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no cell")
+		}
+	}
+}
+
+func getReal(t *testing.T, addr string) string {
+	t.Helper()
+	response, err := http.Get("http://" + addr + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
