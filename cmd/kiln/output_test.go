@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway/api"
@@ -101,6 +102,26 @@ func TestViewInPlace(t *testing.T) {
 	if got := replay(out.String()); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("at the end the screen is %q, want %q", got, want)
 	}
+}
+
+// TestViewWithoutTerminal shows what a log gets: a line for each step that ends,
+// and one for each that takes long.
+func TestViewWithoutTerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		v := newView(&out, false)
+		v.event(api.Event{Kind: api.EventStep, Step: "a", Name: "RUN  make\n\tall", State: orchestrator.StepStarted})
+		v.event(api.Event{Kind: api.EventStep, Step: "b", Name: "COPY . .", State: orchestrator.StepStarted})
+		v.event(api.Event{Kind: api.EventStep, Step: "b", Name: "COPY . .", State: orchestrator.StepDone, Duration: orchestrator.Duration(20 * time.Millisecond)})
+		time.Sleep(lifeInterval + time.Second)
+		v.event(api.Event{Kind: api.EventStep, Step: "a", State: orchestrator.StepDone, Duration: orchestrator.Duration(11 * time.Second)})
+		time.Sleep(10 * lifeInterval)
+		v.close()
+		want := "✓ COPY . . 20ms\n… RUN make all 10s\n✓ RUN make all 11s\n"
+		if got := out.String(); got != want {
+			t.Errorf("got:\n%s\nwant:\n%s", got, want)
+		}
+	})
 }
 
 func TestViewKeepsLinesWithinTheTerminal(t *testing.T) {

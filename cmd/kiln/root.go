@@ -126,20 +126,20 @@ func (t *tool) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{cmd.CommandPath(), err} })
 	root.AddGroup(
 		&cobra.Group{ID: groupFunction, Title: "Functions:"},
-		&cobra.Group{ID: groupSystem, Title: "The system:"},
+		&cobra.Group{ID: groupGateway, Title: "The gateway:"},
 	)
-	root.SetHelpCommandGroupID(groupSystem)
-	root.SetCompletionCommandGroupID(groupSystem)
+	root.SetHelpCommandGroupID(groupGateway)
+	root.SetCompletionCommandGroupID(groupGateway)
 	addTo(root, groupFunction, t.newCommand(), t.deployCommand(), t.invokeCommand(), t.lsCommand(), t.describeCommand(), t.logsCommand(),
 		t.scaleCommand(), t.revisionsCommand(), t.rollbackCommand(), t.rmCommand())
-	addTo(root, groupSystem, t.templatesCommand(), t.doctorCommand(), t.loginCommand(), t.versionCommand())
+	addTo(root, groupGateway, t.serveCommand(), t.templatesCommand(), t.doctorCommand(), t.loginCommand(), t.versionCommand())
 	return root
 }
 
 // Groups of commands in the help.
 const (
 	groupFunction = "function"
-	groupSystem   = "system"
+	groupGateway  = "gateway"
 )
 
 // addTo adds commands to a group and makes their argument errors usage errors.

@@ -15,8 +15,8 @@ import (
 // version is set by the linker (Makefile).
 var version = "dev"
 
-// build says what this binary is.
-func build() api.Version {
+// thisBuild says what this binary is.
+func thisBuild() api.Version {
 	v := api.Version{Version: version, Go: runtime.Version()}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, setting := range info.Settings {
@@ -49,7 +49,7 @@ func (t *tool) versionCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), versionTimeout)
 			defer cancel()
-			both := versions{Client: build()}
+			both := versions{Client: thisBuild()}
 			there, gatewayErr := client.Version(ctx)
 			if gatewayErr == nil {
 				both.Gateway = &there

@@ -15,13 +15,15 @@ import (
 // How the live part of a view is drawn.
 const (
 	frameInterval = 100 * time.Millisecond // smooth for the eye, nothing for the machine
+	lifeInterval  = 10 * time.Second       // how often a log says that a long step still runs
 	maxLive       = 6                      // steps shown at once; more jump about
 	spinner       = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 )
 
 // view shows a deploy: on a terminal the steps that run are rewritten in place
-// below those that are done, elsewhere each change is a line. Close it when the
-// deploy has ended; its goroutine ends with it.
+// below those that are done, elsewhere each step that ends is a line, and one that
+// takes long is one now and then. Close it when the deploy has ended; its
+// goroutine ends with it.
 type view struct {
 	w        io.Writer
 	style    style
@@ -47,27 +49,39 @@ type liveStep struct {
 
 func newView(w io.Writer, verbose bool) *view {
 	v := &view{w: w, style: styleOf(w), verbose: verbose, start: time.Now(), stop: make(chan struct{})}
-	_, v.live = terminal(w)
-	if v.live {
-		v.finished.Go(v.animate)
+	interval := lifeInterval
+	if _, v.live = terminal(w); v.live {
+		interval = frameInterval
 	}
+	v.finished.Go(func() { v.animate(interval) })
 	return v
 }
 
-// animate redraws until the view is closed.
-func (v *view) animate() {
-	ticker := time.NewTicker(frameInterval)
+// animate shows time passing until the view is closed.
+func (v *view) animate(interval time.Duration) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-v.stop:
 			return
 		case <-ticker.C:
-			v.mu.Lock()
-			v.frame++
-			v.redraw("")
-			v.mu.Unlock()
+			v.tick()
 		}
+	}
+}
+
+// tick redraws, or where there is no terminal says what still runs.
+func (v *view) tick() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.live {
+		v.frame++
+		v.redraw("")
+		return
+	}
+	for _, s := range v.steps {
+		fmt.Fprintf(v.w, "… %s %s\n", s.name, span(time.Since(s.started).Truncate(time.Second)))
 	}
 }
 
@@ -99,13 +113,11 @@ func (v *view) event(e api.Event) {
 	if e.Kind != api.EventStep {
 		return
 	}
+	e.Name = oneLine(e.Name)
 	index := v.find(e.Step)
 	if e.State == orchestrator.StepStarted {
 		if index < 0 {
 			v.steps = append(v.steps, &liveStep{id: e.Step, name: e.Name, started: time.Now()})
-			if !v.live {
-				fmt.Fprintf(v.w, "• %s\n", e.Name)
-			}
 		}
 		return
 	}
@@ -139,6 +151,15 @@ func (v *view) ended(e api.Event, name string) string {
 		name = cut(name, columns(v.w)-len("✓  ")-len(note)-1)
 	}
 	return mark + " " + name + " " + v.style.dim(note)
+}
+
+// maxStepName is how much of a step's name is shown where no terminal says how
+// much there is room for.
+const maxStepName = 160
+
+// oneLine makes a step's name, which may be a whole shell script, one line.
+func oneLine(name string) string {
+	return cut(strings.Join(strings.Fields(clean(name)), " "), maxStepName)
 }
 
 // log keeps the last line of a step, and prints it when that was asked for.
