@@ -17,7 +17,7 @@ import (
 )
 
 // pollInterval is how often a script looks again at something that is to come.
-const pollInterval = 50 * time.Millisecond
+const pollInterval = 100 * time.Millisecond
 
 // commands are what scripts can do besides testscript's own:
 //
@@ -29,9 +29,10 @@ const pollInterval = 50 * time.Millisecond
 //	serve [KEY=VALUE...]    start the script's own gateway (again)
 //	signal TERM|KILL        end it
 //	load NAME [CALLERS]     begin calling a function
-//	calm [ANSWER...]        stop; every call must have succeeded, and each answer come
+//	calm [ANSWER...]        stop once each answer has come; every call must have
+//	                        succeeded, and no other answer come
 //	wheel FILE              write a Python wheel with the module kilnwheel
-//	owned N [LABEL=VALUE]   the gateway must have N containers
+//	owned N [LABEL=VALUE]   the gateway must come to have N containers
 //	leftovers               nothing that the gateway made may be left
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"kiln":       func(ts *testscript.TestScript, neg bool, args []string) { runProgram(ts, neg, "kiln", args...) },
@@ -165,6 +166,9 @@ func sendSignal(ts *testscript.TestScript, _ bool, args []string) {
 // defaultCallers keep two cores busy without starving the rest of the tests.
 const defaultCallers = 4
 
+// answerTimeout is how long the callers may take to meet a new revision.
+const answerTimeout = 15 * time.Second
+
 func beginLoad(ts *testscript.TestScript, _ bool, args []string) {
 	w, callers := worldOf(ts), defaultCallers
 	if len(args) > 1 {
@@ -184,6 +188,9 @@ func endLoad(ts *testscript.TestScript, _ bool, args []string) {
 	w.mu.Lock()
 	l := w.load
 	w.mu.Unlock()
+	for deadline := time.Now().Add(answerTimeout); !l.saw(args) && time.Now().Before(deadline); {
+		time.Sleep(pollInterval) // the callers have no clock of ours
+	}
 	calls, answers, err := l.stop()
 	ts.Check(err)
 	ts.Logf("%d calls: %v", calls, answers)
@@ -204,10 +211,16 @@ func owned(ts *testscript.TestScript, _ bool, args []string) {
 	for _, label := range args[1:] {
 		list = append(list, "--filter", "label="+label)
 	}
-	out, err := dockerOutput(list...)
-	ts.Check(err)
-	if got := strconv.Itoa(len(lines(out))); got != args[0] {
-		ts.Fatalf("%s containers with %v, want %s", got, args[1:], args[0])
+	for deadline := time.Now().Add(reapTimeout); ; time.Sleep(pollInterval) { // the engine has no clock of ours
+		out, err := dockerOutput(list...)
+		ts.Check(err)
+		got := strconv.Itoa(len(lines(out)))
+		if got == args[0] {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s containers with %v, want %s", got, args[1:], args[0])
+		}
 	}
 }
 
@@ -216,8 +229,7 @@ const reapTimeout = 40 * time.Second
 
 func noLeftovers(ts *testscript.TestScript, _ bool, _ []string) {
 	w := worldOf(ts)
-	deadline := time.Now().Add(reapTimeout)
-	for {
+	for deadline := time.Now().Add(reapTimeout); ; time.Sleep(pollInterval) { // the engine has no clock of ours
 		left, err := w.gateway.leftovers()
 		ts.Check(err)
 		if len(left) == 0 {
@@ -226,7 +238,6 @@ func noLeftovers(ts *testscript.TestScript, _ bool, _ []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
 		}
-		time.Sleep(pollInterval) // the engine has no clock of ours
 	}
 }
 

@@ -71,6 +71,18 @@ func (l *load) count(answer string, err error) {
 	l.answers[answer]++
 }
 
+// saw says whether every one of the answers has come.
+func (l *load) saw(answers []string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, want := range answers {
+		if l.answers[want] == 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // stop ends the callers and returns how it went.
 func (l *load) stop() (calls int, answers map[string]int, err error) {
 	l.cancel()
