@@ -19,7 +19,7 @@ up: ## install what is missing, build, start the gateway, deploy hello and call 
 	@deploy/up
 
 down: ## stop the gateway; functions and data stay
-	@deploy/compose down
+	@deploy/down
 
 clean: ## remove every container, network, image and volume that Kiln made
 	@deploy/clean
