@@ -47,8 +47,24 @@ func (b *Composer) BuildRevision(ctx context.Context, r orchestrator.Revision, t
 	}
 	defer code.Close()
 
+	return b.run(ctx, p, with, code, orchestrator.BuildRequest{
+		Tags: []string{r.Image},
+		Labels: map[string]string{
+			orchestrator.LabelOwner:    b.config.Owner,
+			orchestrator.LabelKind:     orchestrator.KindImage,
+			orchestrator.LabelFunction: r.Function,
+			orchestrator.LabelRevision: r.ID,
+			orchestrator.LabelTemplate: t.Name,
+			orchestrator.LabelBuild:    r.BuildDigest,
+		},
+	})
+}
+
+// run has the engine build a plan. code is the function's archive, nil for none;
+// of the request, tags, labels and target are the caller's.
+func (b *Composer) run(ctx context.Context, p plan, with terms, code io.Reader, request orchestrator.BuildRequest) (orchestrator.Image, error) {
 	// The context is written while the engine reads it. The writer ends when the
-	// reader is closed, and is waited for before the archive is.
+	// reader is closed, and is waited for before the caller closes the archive.
 	reader, writer := io.Pipe()
 	written := make(chan struct{})
 	go func() {
@@ -59,21 +75,11 @@ func (b *Composer) BuildRevision(ctx context.Context, r orchestrator.Revision, t
 		reader.Close()
 		<-written
 	}()
-	return b.config.Builder.Build(ctx, orchestrator.BuildRequest{
-		Tags:       []string{r.Image},
-		Context:    reader,
-		Dockerfile: p.context.dockerfilePath(),
-		Args:       p.args,
-		Labels: map[string]string{
-			orchestrator.LabelOwner:    b.config.Owner,
-			orchestrator.LabelKind:     orchestrator.KindImage,
-			orchestrator.LabelFunction: r.Function,
-			orchestrator.LabelRevision: r.ID,
-			orchestrator.LabelTemplate: t.Name,
-			orchestrator.LabelBuild:    r.BuildDigest,
-		},
-		Progress: progress,
-	})
+	request.Context = reader
+	request.Dockerfile = p.context.dockerfilePath()
+	request.Args = p.args
+	request.Progress = with.progress
+	return b.config.Builder.Build(ctx, request)
 }
 
 // terms reads what may change from build to build.
