@@ -18,62 +18,83 @@ type CodeSource interface {
 	CopyFrom(ctx context.Context, ref, path string) (io.ReadCloser, error)
 }
 
-// CellCode says why instances of a release cannot be made of cells; empty when
-// they can.
-func (r Release) CellCode() (reason string) {
-	switch {
-	case !r.Template.Cells:
-		return "the template " + r.Template.Name + " has no cells"
-	case len(r.Spec.Build.Packages) > 0:
-		return "it has system packages of its own"
-	case r.Revision.TemplateDigest != r.Template.Digest:
-		return "it was built with another version of its template"
-	}
-	return ""
+// loadable says whether the code alone may make a cell an instance; the cell
+// package decides, this saves keeping what it would refuse.
+func (r Release) loadable() bool {
+	return r.Template.Cells && len(r.Spec.Build.Packages) == 0
 }
 
-// keepCode stores the code of a release's image as a tar.gz and returns its
-// digest, empty when cells are not for it. A failure costs the fast start only,
-// so it is logged and the deploy goes on.
-func (s *Service) keepCode(ctx context.Context, r Release) string {
-	if s.Code == nil || r.CellCode() != "" {
-		return ""
+// code is where a revision's code for cells is kept.
+type code struct {
+	digest string
+	size   Bytes // unpacked
+}
+
+// keepCode stores the code of a release's image as a tar.gz; none when cells are
+// not for it. A failure costs the fast start only, so it is logged and the
+// deploy goes on.
+func (s *Service) keepCode(ctx context.Context, r Release) code {
+	if s.Code == nil || !r.loadable() {
+		return code{}
 	}
 	if r.Revision.CodeDigest != "" {
-		return r.Revision.CodeDigest
+		return code{r.Revision.CodeDigest, r.Revision.CodeSize}
 	}
-	digest, err := s.storeCode(ctx, r.Revision.Image)
+	kept, err := s.storeCode(ctx, r.Revision.Image)
 	if err != nil {
 		s.Logger.Warn("no code kept for cells", "function", r.Spec.Name, "revision", r.Revision.ID, "error", err)
-		return ""
+		return code{}
 	}
-	return digest
+	return kept
 }
 
-func (s *Service) storeCode(ctx context.Context, image string) (string, error) {
+func (s *Service) storeCode(ctx context.Context, image string) (kept code, err error) {
 	files, err := s.Code.CopyFrom(ctx, image, CodePath)
 	if err != nil {
-		return "", fmt.Errorf("read %s of %s: %w", CodePath, image, err)
+		return code{}, fmt.Errorf("read %s of %s: %w", CodePath, image, err)
 	}
 	defer files.Close()
 	reader, writer := io.Pipe()
-	done := make(chan struct{})
-	defer func() {
-		reader.Close() // ends the goroutine if the store gave up early
-		<-done
-	}()
+	size := make(chan int64, 1)
 	go func() {
-		defer close(done)
 		packed, _ := gzip.NewWriterLevel(writer, gzip.BestSpeed) // a valid level
-		_, err := io.Copy(packed, files)
+		n, err := io.Copy(packed, files)
 		if err == nil {
 			err = packed.Close()
 		}
 		writer.CloseWithError(err)
+		size <- n
 	}()
-	digest, _, err := s.Store.PutArchive(ctx, reader)
+	kept.digest, _, err = s.Store.PutArchive(ctx, reader)
+	reader.Close() // ends the goroutine if the store gave up early
+	kept.size = Bytes(<-size)
 	if err != nil {
-		return "", fmt.Errorf("store the code of %s: %w", image, err)
+		return code{}, fmt.Errorf("store the code of %s: %w", image, err)
 	}
-	return digest, nil
+	return kept, nil
+}
+
+// CellCode is the code that a Service kept for cells.
+type CellCode struct{ Store Store }
+
+// Size returns how large a revision's code is, unpacked, and false when none is
+// kept. It does not wait.
+func (c CellCode) Size(r Revision) (Bytes, bool) { return r.CodeSize, r.CodeDigest != "" }
+
+// Open returns a revision's code as a tar with paths below "function/". The
+// caller closes it. Errors are Store.Archive's.
+func (c CellCode) Open(ctx context.Context, r Revision) (io.ReadCloser, error) {
+	packed, err := c.Store.Archive(ctx, r.CodeDigest)
+	if err != nil {
+		return nil, err
+	}
+	files, err := gzip.NewReader(packed)
+	if err != nil {
+		packed.Close()
+		return nil, fmt.Errorf("read the code of %s %s: %w", r.Function, r.ID, err)
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{files, packed}, nil
 }

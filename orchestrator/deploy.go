@@ -194,10 +194,10 @@ func (s *Service) apply(ctx context.Context, f Function, live Revision, spec Spe
 func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spec, progress func(BuildEvent)) error {
 	release := s.release(spec, *r)
 	step := stepper(progress, "start", "start an instance and wait until it is ready")
-	kept := make(chan string, 1)
+	kept := make(chan code, 1)
 	go func() { kept <- s.keepCode(ctx, release) }()
 	err := s.Fleet.Prove(ctx, release)
-	code := <-kept
+	code := <-kept // also when the proof failed: the goroutine is ours
 	if err != nil {
 		step(StepFailed)
 		return err
@@ -207,8 +207,9 @@ func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spe
 	changed.Live = r.ID
 	changed.Spec = spec.Clone()
 	changed.UpdatedAt = time.Now().UTC()
-	if r.Status != RevisionReady || r.CodeDigest != code {
-		r.Status, r.ReadyAt, r.CodeDigest = RevisionReady, changed.UpdatedAt, code
+	if r.Status != RevisionReady || r.CodeDigest != code.digest {
+		r.Status, r.ReadyAt = RevisionReady, changed.UpdatedAt
+		r.CodeDigest, r.CodeSize = code.digest, code.size
 		if err := s.Store.PutRevision(ctx, *r); err != nil {
 			s.Fleet.Discard(release)
 			return fmt.Errorf("record revision: %w", err)

@@ -45,6 +45,7 @@ type Revision struct {
 	Image          string         `json:"image"`                 // "kiln/NAME:REV"
 	ImageID        string         `json:"image_id"`              // engine's content id, once built
 	CodeDigest     string         `json:"code_digest,omitempty"` // of the code for cells, see CodePath; empty = none kept
+	CodeSize       Bytes          `json:"code_size,omitempty"`   // of that code, as a tar
 	Status         RevisionStatus `json:"status"`
 	Error          string         `json:"error,omitempty"` // why it failed
 	CreatedAt      time.Time      `json:"created_at"`
