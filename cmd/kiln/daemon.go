@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"testing/fstest"
@@ -19,6 +20,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/archive"
 	"github.com/kilnfaas/kiln/orchestrator/build"
 	"github.com/kilnfaas/kiln/orchestrator/capacity"
+	"github.com/kilnfaas/kiln/orchestrator/cell"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
 	"github.com/kilnfaas/kiln/orchestrator/freezer"
 	"github.com/kilnfaas/kiln/orchestrator/intake"
@@ -32,9 +34,10 @@ import (
 
 // daemon is a gateway: every part wired to the others.
 type daemon struct {
-	cfg    config
-	logger *slog.Logger
-	owner  string
+	cfg     config
+	logger  *slog.Logger
+	owner   string
+	address string // served
 
 	store     *jetstream.Store
 	engine    *docker.Client
@@ -107,6 +110,10 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 	if err := os.RemoveAll(d.temp()); err != nil {
 		return fmt.Errorf("empty the folder for uploads: %w", err)
 	}
+	d.catalogue, err = templates.Embedded()
+	if err != nil {
+		return opening("the templates", err)
+	}
 	return os.MkdirAll(d.temp(), 0o700)
 }
 
@@ -148,10 +155,26 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	d.background("CPU sampling", cpu.Run)
 	budget := capacity.New(capacity.Config{Memory: d.cfg.Memory, EngineMemory: info.Memory, Saturated: cpu.Saturated})
 	d.metrics = metrics.New(version)
+	var launcher route.Launcher
+	images := launch.New(launch.Config{
+		Engine: d.running, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Logger: d.logger,
+	})
+	launcher = images
+	if d.cfg.Cells > 0 {
+		cells := cell.New(cell.Config{
+			Next: images, Engine: d.running, Images: build.NewCells(d.buildConfig()), Code: orchestrator.CellCode{Store: d.store},
+			Head: templates.LoadHead, Capacity: budget, Owner: d.owner, Network: d.cfg.Network,
+			Min: d.cfg.Cells, Max: max(d.cfg.Cells, d.cfg.CellsMax),
+			Notes: filepath.Join(d.cfg.Data, "cells"), Logger: d.logger,
+		})
+		if err := cells.Open(ctx); err != nil {
+			return opening("the cells", err)
+		}
+		d.closers.add(cells.Close)
+		launcher = cells
+	}
 	d.table = route.New(route.Config{
-		Launcher: launch.New(launch.Config{
-			Engine: d.running, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Logger: d.logger,
-		}),
+		Launcher: launcher,
 		Capacity: budget,
 		NewConns: proxy.NewConns,
 		Observer: coldStarts{Invocations: d.metrics.Invocations},
@@ -163,6 +186,24 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		return d.table.Close(ctx)
 	})
 	return nil
+}
+
+func (d *daemon) buildConfig() build.Config {
+	return build.Config{
+		Archives:  d.store,
+		Templates: d.catalogue,
+		Builder:   d.engine,
+		Images:    d.engine,
+		Owner:     d.owner,
+		Limit:     d.cfg.Builds,
+		Timeout:   d.cfg.BuildTimeout,
+		ExtraCA:   d.cfg.ExtraCAFile,
+		Classic: func(ctx context.Context) (bool, error) {
+			kind, err := d.engine.BuilderKind(ctx)
+			return kind == docker.BuilderClassic, err
+		},
+		Logger: d.logger,
+	}
 }
 
 // code is where the code for cells comes from; nil when there are no cells.
@@ -187,26 +228,8 @@ func (c coldStarts) Started(function, origin string, _ time.Duration, err error)
 }
 
 func (d *daemon) openService(ctx context.Context) (err error) {
-	if d.catalogue, err = templates.Embedded(); err != nil {
-		return opening("the templates", err)
-	}
-	builder := build.New(build.Config{
-		Archives:  d.store,
-		Templates: d.catalogue,
-		Builder:   d.engine,
-		Images:    d.engine,
-		Owner:     d.owner,
-		Limit:     d.cfg.Builds,
-		Timeout:   d.cfg.BuildTimeout,
-		ExtraCA:   d.cfg.ExtraCAFile,
-		Classic: func(ctx context.Context) (bool, error) {
-			kind, err := d.engine.BuilderKind(ctx)
-			return kind == docker.BuilderClassic, err
-		},
-		Logger: d.logger,
-	})
 	d.service = &orchestrator.Service{
-		Store: d.store, Images: d.engine, Engine: d.running, Builder: d.metrics.Builds(builder),
+		Store: d.store, Images: d.engine, Engine: d.running, Builder: d.metrics.Builds(build.New(d.buildConfig())),
 		Fleet: d.table, Templates: d.catalogue, Code: d.code(), BuildDigest: build.Digest, Logger: d.logger,
 	}
 	if err := d.service.Open(ctx); err != nil {
@@ -225,10 +248,12 @@ func (d *daemon) openService(ctx context.Context) (err error) {
 	return nil
 }
 
-func (d *daemon) openServer(context.Context) error {
+// openServer puts the data plane's listener in front of the control API: common
+// invocations never reach net/http.
+func (d *daemon) openServer(ctx context.Context) error {
+	handler := &proxy.Handler{Routes: d.table, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
 	d.server = gateway.New(d.service, intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp()), languages{d.catalogue})
-	d.server.Addr = d.cfg.Listen
-	d.server.Invoke = &proxy.Handler{Routes: d.table, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
+	d.server.Invoke = handler
 	d.server.Metrics = d.metrics
 	d.server.Version = thisBuild()
 	d.server.Log = d.logger
@@ -237,10 +262,26 @@ func (d *daemon) openServer(context.Context) error {
 		{Name: "engine", Ready: func(ctx context.Context) error { _, err := d.engine.Info(ctx); return err }},
 		{Name: "store", Ready: func(ctx context.Context) error { _, err := d.store.Owner(ctx); return err }},
 	}
-	if err := d.server.Open(); err != nil {
+	var config net.ListenConfig
+	tcp, err := config.Listen(ctx, "tcp", d.cfg.Listen)
+	if err != nil {
 		return opening("the listener", err)
 	}
-	d.closers.add(d.server.Close)
+	d.address = tcp.Addr().String()
+	listener, err := proxy.Listen(tcp.(*net.TCPListener), proxy.Config{Handler: handler, Logger: d.logger})
+	if err != nil {
+		tcp.Close()
+		return opening("the data plane", err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve(listener) }()
+	d.closers.add(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), gateway.DefaultShutdown)
+		defer cancel()
+		fast := make(chan error, 1)
+		go func() { fast <- listener.Shutdown(ctx) }()
+		return errors.Join(d.server.Close(), <-fast, <-served)
+	})
 	return nil
 }
 

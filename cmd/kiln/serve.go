@@ -62,7 +62,7 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	logger.Info("ready", "address", "http://"+d.server.Address().String(), "data", cfg.Data, "owner", d.owner, "version", version)
+	logger.Info("ready", "address", "http://"+d.address, "data", cfg.Data, "owner", d.owner, "version", version)
 	<-ctx.Done()
 	logger.Info("stopping: requests in flight may finish, instances stay")
 	err = d.close()
