@@ -18,24 +18,30 @@ const (
 	archivePrefix  = "archive "
 )
 
+// ourTags is what the tags of revisions begin with. Another tag of such an image
+// is somebody's own.
+const ourTags = "kiln/"
+
 // sweep prunes old revisions, then removes revisions without a function,
 // archives without a revision and images without a revision, once each has been
 // so for leftoverGrace.
 func (l *Loop) sweep(ctx context.Context) error {
-	if err := l.Functions.Prune(ctx); err != nil {
-		return err
+	var failures []error
+	if err := l.Functions.Prune(ctx); err != nil { // of one function; the others' leftovers go all the same
+		failures = append(failures, err)
 	}
 	orphans, err := l.orphans(ctx)
 	if err != nil {
-		return err
+		return errors.Join(append(failures, err)...)
 	}
-	var failures []error
 	for _, key := range l.leftovers.overdue(time.Now(), leftoverGrace, orphans) {
-		if err := l.remove(ctx, key); err != nil && !errors.Is(err, orchestrator.ErrConflict) {
+		switch err := l.remove(ctx, key); {
+		case errors.Is(err, orchestrator.ErrConflict): // an image that a container still uses: next time
+		case err != nil:
 			failures = append(failures, fmt.Errorf("remove %s: %w", key, err))
-			continue
+		default:
+			l.Logger.Info("removed a leftover", "what", key)
 		}
-		l.Logger.Info("removed a leftover", "what", key)
 	}
 	return errors.Join(failures...)
 }
@@ -57,9 +63,9 @@ func (l *Loop) orphans(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list functions: %w", err)
 	}
-	names := map[string]bool{}
+	live := map[string]string{} // function -> revision
 	for _, f := range functions {
-		names[f.Name] = true
+		live[f.Name] = f.Live
 	}
 	revisions, err := l.Store.AllRevisions(ctx)
 	if err != nil {
@@ -68,11 +74,11 @@ func (l *Loop) orphans(ctx context.Context) ([]string, error) {
 	var orphans []string
 	archives, images := map[string]bool{}, map[string]bool{}
 	for _, r := range revisions {
-		if !names[r.Function] {
+		if _, known := live[r.Function]; !known {
 			orphans = append(orphans, revisionPrefix+r.Function+" "+r.ID)
 			continue
 		}
-		if r.Status == orchestrator.RevisionReady || r.Status == orchestrator.RevisionBuilding {
+		if r.Status == orchestrator.RevisionReady || r.Status == orchestrator.RevisionBuilding || r.ID == live[r.Function] {
 			archives[r.ArchiveDigest], archives[r.CodeDigest], images[r.Image] = true, true, true
 		}
 	}
@@ -93,7 +99,7 @@ func (l *Loop) orphans(ctx context.Context) ([]string, error) {
 	}
 	for _, image := range built {
 		for _, tag := range image.Tags {
-			if !images[tag] {
+			if !images[tag] && strings.HasPrefix(tag, ourTags) {
 				orphans = append(orphans, imagePrefix+tag)
 			}
 		}

@@ -55,8 +55,8 @@ type Loop struct {
 	done   sync.WaitGroup
 	resync chan struct{}
 
-	containers ledger // orphans seen; used by one goroutine
-	leftovers  ledger
+	containers ledger // orphans seen; used by run's goroutine
+	leftovers  ledger // used by tidy's
 }
 
 // Open makes the first pass, in which every container of the owner is adopted
@@ -70,15 +70,13 @@ func (l *Loop) Open(ctx context.Context) error {
 		l.kick()
 	}
 	ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	l.done.Add(2)
-	go func() {
-		defer l.done.Done()
-		l.watch(ctx)
-	}()
-	go func() {
-		defer l.done.Done()
-		l.run(ctx)
-	}()
+	for _, work := range []func(context.Context){l.watch, l.run, l.tidy} {
+		l.done.Add(1)
+		go func() {
+			defer l.done.Done()
+			work(ctx)
+		}()
+	}
 	return nil
 }
 
@@ -122,23 +120,18 @@ func (l *Loop) watch(ctx context.Context) {
 	}
 }
 
+// run reconciles containers.
 func (l *Loop) run(ctx context.Context) {
-	containers := time.NewTicker(containersEvery)
-	defer containers.Stop()
-	leftovers := time.NewTicker(leftoversEvery)
-	defer leftovers.Stop()
+	ticker := time.NewTicker(containersEvery)
+	defer ticker.Stop()
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.resync:
-			err = l.pass(ctx)
-		case <-containers.C:
-			err = l.pass(ctx)
-		case <-leftovers.C:
-			err = l.sweep(ctx)
+		case <-ticker.C:
 		}
+		err := l.pass(ctx)
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
@@ -150,6 +143,23 @@ func (l *Loop) run(ctx context.Context) {
 			if errors.Is(err, orchestrator.ErrUnavailable) {
 				l.kick()
 			}
+		}
+	}
+}
+
+// tidy removes leftovers. It has a goroutine of its own, because pruning waits
+// for the builds of functions, and containers cannot wait for those.
+func (l *Loop) tidy(ctx context.Context) {
+	ticker := time.NewTicker(leftoversEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := l.sweep(ctx); err != nil && ctx.Err() == nil {
+			l.Logger.Warn("remove leftovers", "error", err)
 		}
 	}
 }

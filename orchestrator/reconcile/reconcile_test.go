@@ -232,6 +232,9 @@ func TestLeftoversAreRemoved(t *testing.T) {
 		b.engine.AddImage("kiln/hello:r1", enginetest.Idle(), labels)
 		b.engine.AddImage("kiln/gone:r1", enginetest.Idle(), labels)
 		b.engine.AddImage("somebodys", enginetest.Idle(), nil)
+		if err := b.engine.Tag(t.Context(), "kiln/gone:r1", "registry.test/backup:1"); err != nil {
+			t.Fatal(err)
+		}
 		for _, r := range []orchestrator.Revision{
 			{ID: "r1", Function: "hello", Status: orchestrator.RevisionReady, Image: "kiln/hello:r1", ArchiveDigest: kept},
 			{ID: "r1", Function: "gone", Status: orchestrator.RevisionReady, Image: "kiln/gone:r1", ArchiveDigest: lost},
@@ -252,10 +255,36 @@ func TestLeftoversAreRemoved(t *testing.T) {
 		if revisions, _ := b.store.AllRevisions(t.Context()); len(revisions) != 1 || revisions[0].Function != "hello" {
 			t.Errorf("revisions left: %v", revisions)
 		}
-		for ref, want := range map[string]bool{"kiln/hello:r1": true, "kiln/gone:r1": false, "somebodys": true} {
+		for ref, want := range map[string]bool{"kiln/hello:r1": true, "kiln/gone:r1": false, "somebodys": true, "registry.test/backup:1": true} {
 			if _, err := b.engine.Image(t.Context(), ref); (err == nil) != want {
 				t.Errorf("image %s: %v", ref, err)
 			}
+		}
+	})
+}
+
+// slowly prunes until its context ends, as behind a long build.
+type slowly struct{ functions }
+
+func (slowly) Prune(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestContainersDoNotWaitForPruning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.Functions = slowly{}
+		id := b.run(t, "first", owner, "r1")
+		b.open(t)
+		time.Sleep(6 * time.Minute) // a pruning is under way
+		b.engine.Down()
+		b.engine.Kill(id)
+		time.Sleep(time.Second)
+		b.engine.Up()
+		time.Sleep(20 * time.Second) // less than the interval of passes
+		if owned, _, _ := b.fleet.count(); owned != 0 {
+			t.Error("a death was not noticed while revisions were pruned")
 		}
 	})
 }
