@@ -60,6 +60,11 @@ type CodeStore interface {
 	Open(ctx context.Context, revision orchestrator.Revision) (io.ReadCloser, error)
 }
 
+// Preparer is a CodeStore that can get ready to open a revision's code fast.
+type Preparer interface {
+	Prepare(ctx context.Context, revision orchestrator.Revision) error
+}
+
 // Next is the Launcher that cells are an addition to, and that starts them.
 type Next interface {
 	pool.Launcher
@@ -101,11 +106,13 @@ type Launcher struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	kick   chan struct{} // capacity 1: look at the stocks
+	more   chan struct{} // capacity 1: look at ahead
 
 	mu     sync.Mutex
-	stocks map[string]*stock // by template name
-	uses   map[string]string // function -> name of the template it would be loaded into
-	cells  map[string]*cell  // by container id: waiting, loading or being ended
+	stocks map[string]*stock       // by template name
+	uses   map[string]string       // function -> name of the template it would be loaded into
+	ahead  []orchestrator.Revision // whose code is to be prepared
+	cells  map[string]*cell        // by container id: waiting, loading or being ended
 	opened bool
 	closed bool
 }
@@ -142,7 +149,7 @@ func New(config Config) *Launcher {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &Launcher{
-		config: config, client: newClient(), notes: notes{config.Notes}, kick: make(chan struct{}, 1),
+		config: config, client: newClient(), notes: notes{config.Notes}, kick: make(chan struct{}, 1), more: make(chan struct{}, 1),
 		stocks: map[string]*stock{}, uses: map[string]string{}, cells: map[string]*cell{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -167,6 +174,10 @@ func (l *Launcher) Open(ctx context.Context) error {
 	l.config.Capacity.Join(l)
 	l.work.Add(1)
 	go l.tend()
+	if p, ok := l.config.Code.(Preparer); ok {
+		l.work.Add(1)
+		go l.prepare(p)
+	}
 	return nil
 }
 
@@ -214,8 +225,10 @@ func (l *Launcher) Serving(release orchestrator.Release) {
 	if how, _ := l.Wake(release); how == pool.OriginCell {
 		l.uses[name] = release.Template.Name
 		l.stock(release.Template)
+		l.ahead = append(l.ahead, release.Revision)
+		poke(l.more)
 	}
-	l.look()
+	poke(l.kick)
 }
 
 // Removed forgets a function.
@@ -223,7 +236,7 @@ func (l *Launcher) Removed(function string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.uses, function)
-	l.look()
+	poke(l.kick)
 }
 
 // Waiting returns how many cells of each template wait.
@@ -237,10 +250,10 @@ func (l *Launcher) Waiting() map[string]int {
 	return n
 }
 
-// look wakes the goroutine that tends the stocks.
-func (l *Launcher) look() {
+// poke wakes the goroutine that waits on a channel of capacity 1.
+func poke(c chan struct{}) {
 	select {
-	case l.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -269,7 +282,7 @@ func (l *Launcher) Died(id string, exitCode int, oom bool) {
 		c.stock.remove(c)
 		l.config.Logger.Warn("a waiting cell died", "template", c.stock.template.Name, "container_id", id, "exit_code", exitCode, "oom", oom)
 		l.end(c)
-		l.look()
+		poke(l.kick)
 	case loading:
 		c.died(fmt.Errorf("the cell ended with exit code %d while it was loaded", exitCode))
 	}

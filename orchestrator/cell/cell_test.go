@@ -465,6 +465,20 @@ func TestWaitingCellThatDiesIsReplaced(t *testing.T) {
 	await(t, "the dead one's removal", func() bool { return !r.Owns(dead) })
 }
 
+func TestCodeIsPreparedWhenItIsServed(t *testing.T) {
+	code := &slowCode{}
+	cache, err := cell.NewCache(code, t.TempDir(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, func(c *cell.Config) { c.Code = cache })
+	r.Serving(release(func(r *orchestrator.Release) { r.Revision.CodeDigest = "a:1" }))
+	await(t, "the code", func() bool { return code.count() == 1 })
+	if _, err := readCode(cache, "a:1"); err != nil || code.count() != 1 {
+		t.Errorf("%v, unpacked %d times", err, code.count())
+	}
+}
+
 func TestCellsGoWithTheLastFunction(t *testing.T) {
 	r := newRig(t)
 	r.full(t, release())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"strings"
@@ -75,7 +76,7 @@ func (l *Launcher) countCold(template orchestrator.Template) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stock(template).cold(time.Now(), 2*l.config.Max)
-	l.look()
+	poke(l.kick)
 }
 
 // claim takes a cell to load; nil if none waits. The context ends with the cell.
@@ -86,7 +87,7 @@ func (l *Launcher) claim(ctx context.Context, template orchestrator.Template) (*
 	if c == nil {
 		return nil, nil
 	}
-	l.look()
+	poke(l.kick)
 	loadCtx, cancel := context.WithCancelCause(ctx)
 	c.state, c.died = loading, cancel
 	return c, loadCtx
@@ -153,6 +154,12 @@ func (l *Launcher) send(ctx context.Context, c *cell, release orchestrator.Relea
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.addr+LoadPath, io.MultiReader(bytes.NewReader(head), code))
 	if err != nil {
 		return fmt.Errorf("begin a load: %w", err)
+	}
+	if file, ok := code.(interface{ Stat() (fs.FileInfo, error) }); ok {
+		// A known length goes out in large pieces instead of chunks.
+		if info, err := file.Stat(); err == nil {
+			request.ContentLength = int64(len(head)) + info.Size()
+		}
 	}
 	request.Header.Set("Authorization", "Bearer "+c.token)
 	request.Header.Set("Content-Type", "application/x-tar")

@@ -52,6 +52,31 @@ func (l *Launcher) tend() {
 	}
 }
 
+// prepare has the code of what is served made ready to load, one after another:
+// nobody waits for it.
+func (l *Launcher) prepare(code Preparer) {
+	defer l.work.Done()
+	for {
+		l.mu.Lock()
+		list := l.ahead
+		l.ahead = nil
+		l.mu.Unlock()
+		for _, revision := range list {
+			if err := code.Prepare(l.ctx, revision); err != nil && l.ctx.Err() == nil {
+				l.config.Logger.Warn("prepare code for cells", "function", revision.Function, "revision", revision.ID, "error", err)
+			}
+			if l.ctx.Err() != nil {
+				return
+			}
+		}
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-l.more:
+		}
+	}
+}
+
 // tendAll begins what the stocks lack and ends what they have too much; mu is
 // held.
 func (l *Launcher) tendAll(now time.Time) {
@@ -102,7 +127,7 @@ func (l *Launcher) makeImage(s *stock) {
 			return
 		}
 		s.image = image
-		l.look()
+		poke(l.kick)
 	}()
 }
 
