@@ -1,8 +1,8 @@
 package orchestrator
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"iter"
 	"slices"
 	"sync"
@@ -30,8 +30,7 @@ func (s *Service) Logs(ctx context.Context, name string, options LogOptions) ite
 		}
 		past := options
 		past.Follow = false
-		began := time.Now()
-		lines, err := s.pastLogs(ctx, name, past)
+		lines, last, err := s.pastLogs(ctx, name, past)
 		if err != nil {
 			yield(FunctionLog{}, err)
 			return
@@ -42,18 +41,28 @@ func (s *Service) Logs(ctx context.Context, name string, options LogOptions) ite
 			}
 		}
 		if options.Follow {
-			s.followLogs(ctx, name, began, lastTimes(lines), yield)
+			s.followLogs(ctx, name, last, yield)
 		}
 	}
 }
 
-func (s *Service) pastLogs(ctx context.Context, name string, options LogOptions) ([]FunctionLog, error) {
+// pastLogs returns the lines there are, and up to when each instance was read.
+func (s *Service) pastLogs(ctx context.Context, name string, options LogOptions) ([]FunctionLog, map[string]time.Time, error) {
 	var lines []FunctionLog
+	last := map[string]time.Time{}
 	for _, instance := range s.Status(name).Instances {
+		if instance.ID == "" { // its container is being made
+			continue
+		}
+		last[instance.ID] = time.Now()
 		for line, err := range s.Engine.Logs(ctx, instance.ID, options) {
-			if err != nil {
-				return nil, err
+			if errors.Is(err, ErrNotFound) { // it went this moment
+				break
 			}
+			if err != nil {
+				return nil, nil, err
+			}
+			last[instance.ID] = line.Time
 			lines = append(lines, FunctionLog{Instance: instance.ID, Revision: instance.Revision, LogLine: line})
 		}
 	}
@@ -61,20 +70,13 @@ func (s *Service) pastLogs(ctx context.Context, name string, options LogOptions)
 	if options.Tail >= 0 && len(lines) > options.Tail {
 		lines = lines[len(lines)-options.Tail:]
 	}
-	return lines, nil
+	return lines, last, nil
 }
 
-func lastTimes(lines []FunctionLog) map[string]time.Time {
-	last := map[string]time.Time{}
-	for _, l := range lines {
-		last[l.Instance] = l.Time
-	}
-	return last
-}
-
-// followLogs merges the streams of all instances, each read by a goroutine that
-// ends with ctx, with its container, or when the consumer stops.
-func (s *Service) followLogs(ctx context.Context, name string, began time.Time, last map[string]time.Time, yield func(FunctionLog, error) bool) {
+// followLogs merges the streams of all instances, those in last from then on,
+// each read by a goroutine that ends with ctx, with its container, or when the
+// consumer stops.
+func (s *Service) followLogs(ctx context.Context, name string, last map[string]time.Time, yield func(FunctionLog, error) bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	var readers sync.WaitGroup
 	defer readers.Wait()
@@ -106,7 +108,7 @@ func (s *Service) followLogs(ctx context.Context, name string, began time.Time, 
 			}
 			seen[instance.ID] = true
 			readers.Add(1)
-			go read(instance, cmp.Or(last[instance.ID], earlier(began, instance.StartedAt)))
+			go read(instance, last[instance.ID])
 		}
 		select {
 		case line := <-lines:
@@ -118,11 +120,4 @@ func (s *Service) followLogs(ctx context.Context, name string, began time.Time, 
 			return
 		}
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.IsZero() || a.Before(b) {
-		return a
-	}
-	return b
 }
