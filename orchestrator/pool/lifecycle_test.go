@@ -141,9 +141,9 @@ func TestMinimumIsKeptAndReplaced(t *testing.T) {
 		if launched, alive := h.count(); launched != 3 || alive != 2 {
 			t.Errorf("launched %d, alive %d", launched, alive)
 		}
-		spec := h.Release().Spec
-		spec.Scale.Min = 0
-		h.Configure(spec)
+		changed := h.Release()
+		changed.Spec.Scale.Min = 0
+		h.Configure(changed)
 		time.Sleep(time.Hour)
 		if _, alive := h.count(); alive != 0 {
 			t.Errorf("%d alive without a minimum", alive)
@@ -159,9 +159,9 @@ func TestLowerMaximumEndsTheSurplus(t *testing.T) {
 			work.Go(func() { h.call(time.Second) })
 		}
 		work.Wait()
-		spec := h.Release().Spec
-		spec.Scale.Max = 1
-		h.Configure(spec)
+		changed := h.Release()
+		changed.Spec.Scale.Max = 1
+		h.Configure(changed)
 		time.Sleep(3 * time.Second)
 		if _, alive := h.count(); alive != 1 {
 			t.Errorf("%d alive, want 1", alive)

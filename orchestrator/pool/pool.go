@@ -131,12 +131,13 @@ func (p *Pool) Release() orchestrator.Release {
 	return p.release
 }
 
-// Configure changes settings that need no new instance. Concurrency is not
-// among them: instances know it from their environment.
-func (p *Pool) Configure(spec orchestrator.Spec) {
+// Configure replaces the release by one whose instances are the same: other
+// settings, or more known of the revision. Concurrency cannot change, as
+// instances know it from their environment.
+func (p *Pool) Configure(release orchestrator.Release) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.release.Spec = spec
+	p.release = release
 	p.activate()
 }
 

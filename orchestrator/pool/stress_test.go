@@ -180,10 +180,10 @@ func disturb(h *harness, random *rand.Rand, end chan struct{}) {
 				h.Evict(v.ID)
 			}
 		case 2:
-			spec := h.Release().Spec
-			spec.Scale.Max = 1 + random.IntN(5)
-			spec.Scale.Min = random.IntN(2)
-			h.Configure(spec)
+			changed := h.Release()
+			changed.Spec.Scale.Max = 1 + random.IntN(5)
+			changed.Spec.Scale.Min = random.IntN(2)
+			h.Configure(changed)
 		case 3:
 			h.Tick()
 		}

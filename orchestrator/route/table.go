@@ -235,14 +235,14 @@ func (t *Table) serve(release orchestrator.Release) *pool.Pool {
 	proven := t.proven[id]
 	delete(t.proven, id)
 	if old != nil && identity(old.Release) == id {
-		old.Pool.Configure(release.Spec)
+		old.Pool.Configure(release)
 		t.replace(name, &Route{Release: release, Pool: old.Pool})
 		return proven
 	}
 	if proven == nil {
 		proven = pool.New(&t.pools, release)
 	}
-	proven.Configure(release.Spec)
+	proven.Configure(release)
 	t.replace(name, &Route{Release: release, Pool: proven})
 	if old == nil {
 		return nil

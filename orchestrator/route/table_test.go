@@ -129,7 +129,11 @@ func TestProveThenServe(t *testing.T) {
 		if !table.Owns("c1") {
 			t.Error("a proven instance is nobody's")
 		}
+		r1.Revision.CodeDigest = "sha256:c" // recorded after the proof
 		table.Serve(r1)
+		if got := table.Lookup("f").Pool.Release().Revision.CodeDigest; got != "sha256:c" {
+			t.Errorf("the pool starts instances of a release that lacks the code: %q", got)
+		}
 		begin := time.Now()
 		if id, err := call(t, table, "f", 0); err != nil || id != "c1" || time.Since(begin) != 0 {
 			t.Errorf("served by %q after %v, %v; want the proven one at once", id, time.Since(begin), err)
