@@ -219,5 +219,5 @@ func (t *tool) deployed(client *api.Client, d api.Deployment, elapsed string) {
 	style := styleOf(t.out)
 	fmt.Fprintf(t.out, "%s %s is live as %s %s\n", style.green("✓"), style.bold(d.Function.Name), d.Revision.ID, style.dim("("+elapsed+")"))
 	fmt.Fprintf(t.out, "  %s%s\n", client.BaseURL, d.Function.URL)
-	fmt.Fprintf(t.out, "  kiln invoke %s\n", d.Function.Name)
+	fmt.Fprintf(t.out, "  %s invoke %s\n", os.Args[0], d.Function.Name)
 }

@@ -68,7 +68,7 @@ func (t *tool) scaffold(ctx context.Context, name, template, folder string) erro
 	for _, file := range files {
 		fmt.Fprintf(t.out, "  %s\n", filepath.Join(folder, file))
 	}
-	fmt.Fprintf(t.out, "\nNext:  kiln deploy %s\n", folder)
+	fmt.Fprintf(t.out, "\nNext:  %s deploy %s\n", os.Args[0], folder)
 	return nil
 }
 

@@ -96,9 +96,11 @@ func TestViewInPlace(t *testing.T) {
 	step("b", orchestrator.StepDone)
 	step("c", orchestrator.StepCached)
 	step("a", orchestrator.StepFailed)
+	step("d", orchestrator.StepCached)
+	step("e", orchestrator.StepCached)
 	v.close()
 	v.close()
-	want := []string{"✓ step b 1.0s", "✓ step c cached", "✗ step a 1.0s"}
+	want := []string{"✓ step b 1.0s", "✓ step c cached", "✗ step a 1.0s", "✓ 2 steps cached"}
 	if got := replay(out.String()); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("at the end the screen is %q, want %q", got, want)
 	}
@@ -110,7 +112,7 @@ func TestViewWithoutTerminal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		v := newView(&out, false)
-		v.event(api.Event{Kind: api.EventStep, Step: "a", Name: "RUN  make\n\tall", State: orchestrator.StepStarted})
+		v.event(api.Event{Kind: api.EventStep, Step: "a", Name: "RUN --mount=type=cache,target=/x  make\n\tall", State: orchestrator.StepStarted})
 		v.event(api.Event{Kind: api.EventStep, Step: "b", Name: "COPY . .", State: orchestrator.StepStarted})
 		v.event(api.Event{Kind: api.EventStep, Step: "b", Name: "COPY . .", State: orchestrator.StepDone, Duration: orchestrator.Duration(20 * time.Millisecond)})
 		time.Sleep(lifeInterval + time.Second)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,8 @@ type view struct {
 	steps []*liveStep // guarded by mu; those that run, in order of their start
 	drawn int         // guarded by mu; lines of the live part on the screen
 	frame int         // guarded by mu
+	// cached are the lines of steps that were cached, since the last that was not.
+	cached []string // guarded by mu
 }
 
 // liveStep is a step that runs.
@@ -92,6 +95,7 @@ func (v *view) close() {
 		v.finished.Wait()
 		v.mu.Lock()
 		v.steps = nil
+		v.flushCached()
 		if v.live {
 			v.redraw("")
 		}
@@ -126,7 +130,26 @@ func (v *view) event(e api.Event) {
 		name = firstOf(name, v.steps[index].name)
 		v.steps = append(v.steps[:index], v.steps[index+1:]...)
 	}
-	v.print(v.ended(e, firstOf(name, e.Step)))
+	line := v.ended(e, firstOf(name, e.Step))
+	if e.State == orchestrator.StepCached {
+		v.cached = append(v.cached, line)
+		return
+	}
+	v.flushCached()
+	v.print(line)
+}
+
+// flushCached tells of cached steps: nobody waited for them, so several are one
+// line. The caller holds mu.
+func (v *view) flushCached() {
+	switch n := len(v.cached); n {
+	case 0:
+	case 1:
+		v.print(v.cached[0])
+	default:
+		v.print(fmt.Sprintf("%s %s", v.style.green("✓"), v.style.dim(fmt.Sprintf("%d steps cached", n))))
+	}
+	v.cached = nil
 }
 
 func (v *view) find(id string) int {
@@ -157,9 +180,11 @@ func (v *view) ended(e api.Event, name string) string {
 // much there is room for.
 const maxStepName = 160
 
-// oneLine makes a step's name, which may be a whole shell script, one line.
+// oneLine makes a step's name, which may be a whole shell script, one line,
+// without the cache mounts that it begins with.
 func oneLine(name string) string {
-	return cut(strings.Join(strings.Fields(clean(name)), " "), maxStepName)
+	words := slices.DeleteFunc(strings.Fields(clean(name)), func(word string) bool { return strings.HasPrefix(word, "--mount=") })
+	return cut(strings.Join(words, " "), maxStepName)
 }
 
 // log keeps the last line of a step, and prints it when that was asked for.
