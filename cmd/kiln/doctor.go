@@ -49,7 +49,7 @@ func (t *tool) doctorCommand() *cobra.Command {
 	var quick bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check the gateway, the engine and the machine, and say the remedies",
+		Short: "Check gateway, engine and machine, and say the remedies",
 		Long: `Check the gateway, and where it is on this machine the container engine, its API
 version, builder and network, the disk, the base images and the clock. Each
 problem comes with its remedy. The exit code is 1 when a check failed.`,

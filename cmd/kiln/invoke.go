@@ -35,7 +35,7 @@ func (t *tool) invokeCommand() *cobra.Command {
 @FILE for a file's contents, or - for the standard input. An answer of 400 and
 above gives the exit code 1; what Kiln itself has to say goes to the standard
 error.`,
-		Example: `  kiln invoke hello -d world
+		Example: `  kiln invoke hello -d '{"name": "Ada"}'
   kiln invoke thumbnails -d @cat.png -H 'Accept: image/webp' > cat.webp
   kiln invoke shop -X DELETE --path '/orders/7?force=1'`,
 		Args:              cobra.ExactArgs(1),

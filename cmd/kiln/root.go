@@ -100,7 +100,7 @@ func (t *tool) root() *cobra.Command {
 
   kiln new hello --template python     begin a function
   kiln deploy hello                    build it and make it live
-  kiln invoke hello -d world           call it
+  kiln invoke hello -d '{"name": "Ada"}'
   kiln logs -f hello                   read what it prints`,
 		Args:          cobra.ArbitraryArgs,
 		SilenceErrors: true,
@@ -119,7 +119,7 @@ func (t *tool) root() *cobra.Command {
 		},
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&t.gateway, "gateway", "", "address of the gateway (env "+envGateway+", default "+api.DefaultBaseURL+")")
+	flags.StringVar(&t.gateway, "gateway", "", "the gateway's address (env "+envGateway+")")
 	flags.StringVar(&t.token, "token", "", "access token (env "+envToken+")")
 	flags.StringVarP(&t.format, "output", "o", formatTable, "table or json")
 	complete(root, "output", cobra.FixedCompletions([]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
