@@ -157,7 +157,7 @@ func (c *call) overdue() bool { return !time.Now().Before(c.deadline) }
 func (c *call) fail(err error) {
 	c.restore()
 	switch {
-	case errors.Is(err, errClientGone) || c.r.Context().Err() != nil:
+	case errors.Is(err, errClientGone):
 		c.observe(problem.StatusClientGone)
 		panic(http.ErrAbortHandler)
 	case c.status != 0:

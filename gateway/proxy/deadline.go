@@ -33,7 +33,8 @@ func ParseDeadline(s string) (time.Time, error) {
 }
 
 // deadlineOf returns when an invocation that arrived then has to be over: the
-// function's timeout later, or when the client says if that is sooner.
+// function's timeout later, or when the client says if that is sooner. The error
+// is ErrInvalid, or ErrDeadline when that has passed.
 func deadlineOf(arrived time.Time, timeout time.Duration, header string) (time.Time, error) {
 	if timeout <= 0 {
 		timeout = orchestrator.DefaultTimeout
@@ -48,6 +49,9 @@ func deadlineOf(arrived time.Time, timeout time.Duration, header string) (time.T
 	}
 	if left := wanted.Sub(arrived); left < timeout { // keeps arrived's monotonic clock
 		deadline = arrived.Add(left)
+		if left <= 0 {
+			return time.Time{}, errTimeout(false)
+		}
 	}
 	return deadline, nil
 }

@@ -80,8 +80,11 @@ func acquireError(err error) error {
 	if errors.As(err, &classed) {
 		return err
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
 		return errTimeout(false)
+	case errors.Is(err, context.Canceled):
+		return errClientGone
 	}
 	return err
 }

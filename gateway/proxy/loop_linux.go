@@ -136,7 +136,6 @@ func (l *loop) run() {
 		if stop := l.receive(); stop {
 			return
 		}
-		l.now = int64(time.Since(l.epoch))
 		for c := l.timers.expired(l.now); c != nil; c = l.timers.expired(l.now) {
 			l.overdue(c)
 		}
@@ -152,10 +151,12 @@ func (l *loop) run() {
 		if l.draining && l.clients == 0 {
 			return
 		}
-		for _, e := range l.poll.wait(l.patience()) {
+		events := l.poll.wait(l.patience())
+		l.asleep.Store(false)
+		l.now = int64(time.Since(l.epoch)) // all that follows, up to the next wait, is now
+		for _, e := range events {
 			l.event(e)
 		}
-		l.asleep.Store(false)
 	}
 }
 

@@ -76,15 +76,26 @@ type rig struct {
 type routes struct {
 	mu sync.Mutex
 	m  map[string]*route.Route
-	// lookups counts.
-	lookups atomic.Int64
+	// left is how often a name is found before it is gone.
+	left map[string]int
 }
 
 func (r *routes) Lookup(name string) *route.Route {
-	r.lookups.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if n, ok := r.left[name]; ok {
+		if r.left[name] = n - 1; n == 0 {
+			delete(r.m, name)
+		}
+	}
 	return r.m[name]
+}
+
+// forgetAfter removes a name once it was found n times more.
+func (r *routes) forgetAfter(name string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left = map[string]int{name: n}
 }
 
 func (r *routes) set(name string, route *route.Route) {

@@ -158,12 +158,15 @@ func (p *upload) stop(failed bool) bool {
 	case <-p.done:
 	default:
 		p.x.u.abort()
+		_ = p.x.rc.SetReadDeadline(past)
+		<-p.done
+	}
+	if !p.sent {
+		p.x.spoiled = true
+		_ = p.x.rc.SetReadDeadline(past)
 		if p.x.status == 0 {
 			p.x.w.Header().Set("Connection", "close")
 		}
-		p.x.spoiled = true
-		_ = p.x.rc.SetReadDeadline(past)
-		<-p.done
 	}
 	return p.sent
 }

@@ -1,0 +1,621 @@
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kilnfaas/kiln/gateway/proxy"
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/route"
+)
+
+const get = "GET /invoke/echo HTTP/1.1\nHost: a\n\n"
+
+const post = "POST /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 5\n\nhello"
+
+// refused is an address on which nothing listens.
+func refused(t *testing.T) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	return listener.Addr().String()
+}
+
+func timeout(d time.Duration) func(*orchestrator.Spec) {
+	return func(s *orchestrator.Spec) { s.Timeout = orchestrator.Duration(d) }
+}
+
+// problemOf reads an answer and checks that it is the platform's.
+func problemOf(t *testing.T, p *peer, status int, fault, code string) {
+	t.Helper()
+	head := p.head()
+	var length int
+	for line := range strings.Lines(head) {
+		if value, ok := strings.CutPrefix(line, "Content-Length: "); ok {
+			length, _ = strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	body := make([]byte, length)
+	io.ReadFull(p.br, body)
+	want := fmt.Sprintf("HTTP/1.1 %d ", status)
+	if !strings.HasPrefix(head, want) || !strings.Contains(head, "Kiln-Error: "+fault+"\n") || !strings.Contains(string(body), `"`+code+`"`) {
+		t.Errorf("got\n%s%s\nwant %d %s %s", head, body, status, fault, code)
+	}
+}
+
+// calm waits until no request is at an instance.
+func (g *rig) calm() {
+	g.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if g.pool.Status().InFlight == 0 {
+			return
+		}
+	}
+	g.t.Errorf("a slot was not given back: %+v", g.pool.Status())
+}
+
+func TestFunctionDiesBeforeItAnswers(t *testing.T) {
+	answers := map[string]string{
+		"at once":          "",
+		"in the head":      "HTTP/1.1 200 OK\nContent-",
+		"after early hint": "HTTP/1.1 103 Early Hints\nLink: x\n\n",
+	}
+	each(t, func(t *testing.T, way string) {
+		for name, answer := range answers {
+			t.Run(name, func(t *testing.T) {
+				in := serve(t, func(p *peer, _ int) {
+					p.request()
+					p.say(answer)
+				})
+				g := newRig(t, way, nil, in.addr)
+				p := g.dial()
+				p.say(get)
+				if strings.Contains(answer, "103") {
+					if head := p.head(); !strings.Contains(head, "103") {
+						t.Errorf("no early hints: %q", head)
+					}
+				}
+				problemOf(t, p, 502, "function", "function-died")
+				if o := g.observed(); o.code != 502 {
+					t.Errorf("observed %+v", o)
+				}
+				g.calm()
+				p.say(get) // the client's connection is as good as before
+				p.head()
+			})
+		}
+	})
+}
+
+func TestMalformedAnswers(t *testing.T) {
+	answers := map[string]string{
+		"not HTTP":           "hello\n\n",
+		"two lengths":        "HTTP/1.1 200 OK\nContent-Length: 1\nContent-Length: 2\n\nab",
+		"length and chunked": "HTTP/1.1 200 OK\nContent-Length: 1\nTransfer-Encoding: chunked\n\n0\n\n",
+		"other coding":       "HTTP/1.1 200 OK\nTransfer-Encoding: gzip\n\n",
+		"folded":             "HTTP/1.1 200 OK\nA: b\n c\n\n",
+		"unasked upgrade":    "HTTP/1.1 101 Switching Protocols\nUpgrade: x\nConnection: Upgrade\n\n",
+		"too large a head":   "HTTP/1.1 200 OK\n" + strings.Repeat("A: "+strings.Repeat("x", 1000)+"\n", 70) + "\n",
+		"endless head":       "HTTP/1.1 200 OK\nA: " + strings.Repeat("x", 1<<20),
+		"HTTP/2":             "HTTP/2.0 200 OK\n\n",
+	}
+	each(t, func(t *testing.T, way string) {
+		for name, answer := range answers {
+			t.Run(name, func(t *testing.T) {
+				in := serve(t, func(p *peer, _ int) {
+					p.request()
+					io.WriteString(p.TCPConn, strings.ReplaceAll(answer, "\n", "\r\n")) // may fail: the proxy hangs up
+					io.Copy(io.Discard, p.br)
+				})
+				g := newRig(t, way, nil, in.addr)
+				p := g.dial()
+				p.say(get)
+				problemOf(t, p, 502, "function", "function-answer-invalid")
+				g.calm()
+			})
+		}
+	})
+}
+
+func TestFunctionDiesInItsAnswer(t *testing.T) {
+	answers := map[string]string{
+		"length":       "HTTP/1.1 200 OK\nContent-Length: 10\n\nhello",
+		"chunked":      "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n",
+		"in a chunk":   "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nff\nhello",
+		"bad chunk":    "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhelloXX",
+		"in a trailer": "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n0\nA: b",
+	}
+	each(t, func(t *testing.T, way string) {
+		for name, answer := range answers {
+			t.Run(name, func(t *testing.T) {
+				die := make(chan struct{})
+				in := serve(t, func(p *peer, _ int) {
+					p.request()
+					p.say(answer)
+					<-die
+				})
+				g := newRig(t, way, nil, in.addr)
+				p := g.dial()
+				p.say(get)
+				if name != "bad chunk" { // of which a client may see nothing but the end
+					if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+						t.Errorf("head %q", head)
+					}
+				}
+				close(die)
+				rest, _ := p.ended()
+				if strings.HasSuffix(rest, "0\r\n\r\n") || strings.Contains(rest, "problem") {
+					t.Errorf("the answer seems whole: %q", rest)
+				}
+				g.calm()
+				if o := g.observed(); o.code != 200 {
+					t.Errorf("observed %+v", o)
+				}
+			})
+		}
+	})
+}
+
+func TestDeadline(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		ended := make(chan struct{}, 10)
+		in := serve(t, func(p *peer, _ int) {
+			head := p.request()
+			if strings.Contains(head, "/stream") {
+				p.say("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n")
+			}
+			io.Copy(io.Discard, p.br) // up to the end of the connection
+			ended <- struct{}{}
+		})
+		t.Run("no answer", func(t *testing.T) {
+			g := newRig(t, way, timeout(50*time.Millisecond), in.addr)
+			p := g.dial()
+			p.say(get)
+			problemOf(t, p, 504, "function", "invocation-timeout")
+			<-ended
+			g.calm()
+			if o := g.observed(); o.code != 504 || o.function < 40*time.Millisecond {
+				t.Errorf("observed %+v", o)
+			}
+		})
+		t.Run("in the answer", func(t *testing.T) {
+			g := newRig(t, way, timeout(50*time.Millisecond), in.addr)
+			p := g.dial()
+			p.say("GET /invoke/echo/stream HTTP/1.1\nHost: a\n\n")
+			p.head()
+			p.hear("5\nhello\n")
+			if rest, _ := p.ended(); rest != "" {
+				t.Errorf("after the deadline came %q", rest)
+			}
+			<-ended
+			g.calm()
+		})
+		t.Run("slow client", func(t *testing.T) {
+			g := newRig(t, way, timeout(50*time.Millisecond), in.addr)
+			p := g.dial()
+			p.say("POST /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 5\n\nhe")
+			problemOf(t, p, 408, "platform", "request-timeout")
+			<-ended
+			p.ended()
+			g.calm()
+		})
+		t.Run("no slot", func(t *testing.T) {
+			g := newRig(t, way, func(s *orchestrator.Spec) {
+				s.Concurrency, s.Scale.Max, s.Timeout = 1, 1, orchestrator.Duration(300*time.Millisecond)
+			}, in.addr)
+			first, second := g.dial(), g.dial()
+			first.say(get)
+			for g.pool.Status().InFlight == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			second.say("GET /invoke/echo HTTP/1.1\nHost: a\nKiln-Deadline: " + strconv.FormatInt(time.Now().Add(30*time.Millisecond).UnixMilli(), 10) + "\n\n")
+			problemOf(t, second, 504, "platform", "deadline-in-queue")
+			problemOf(t, first, 504, "function", "invocation-timeout")
+			<-ended
+		})
+	})
+}
+
+func TestDeadlineHeader(t *testing.T) {
+	now := time.Now()
+	tests := map[string]struct {
+		sent string
+		want time.Time // zero = refused
+	}{
+		"milliseconds": {strconv.FormatInt(now.Add(5*time.Second).UnixMilli(), 10), now.Add(5 * time.Second)},
+		"RFC 3339":     {now.Add(5 * time.Second).UTC().Format(time.RFC3339Nano), now.Add(5 * time.Second)},
+		"other zone":   {now.Add(5 * time.Second).In(time.FixedZone("", 3600)).Format(time.RFC3339), now.Add(5 * time.Second)},
+		"later":        {now.Add(time.Hour).UTC().Format(time.RFC3339), now.Add(patience)},
+		"none":         {"", now.Add(patience)},
+		"nonsense":     {"tomorrow", time.Time{}},
+		"long":         {strings.Repeat("1", 50), time.Time{}},
+	}
+	each(t, func(t *testing.T, way string) {
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Kiln-Deadline")) })
+		g := newRig(t, way, nil, in.addr)
+		for name, tt := range tests {
+			req := newRequest(t, "GET", g.url("/"), nil)
+			if tt.sent != "" {
+				req.Header.Set("Kiln-Deadline", tt.sent)
+			}
+			resp, body := do(t, g.client("h1"), req)
+			if tt.want.IsZero() {
+				if resp.StatusCode != 400 || !strings.Contains(string(body), "deadline-invalid") {
+					t.Errorf("%s: %d %s", name, resp.StatusCode, body)
+				}
+				continue
+			}
+			ms, err := strconv.ParseInt(string(body), 10, 64)
+			if off := time.UnixMilli(ms).Sub(tt.want); err != nil || off < -2*time.Second || off > 2*time.Second {
+				t.Errorf("%s: the function saw %q, which is off by %s", name, body, off)
+			}
+		}
+		resp, _ := do(t, g.client("h1"), func() *http.Request {
+			req := newRequest(t, "GET", g.url("/"), nil)
+			req.Header.Set("Kiln-Deadline", "1000")
+			return req
+		}())
+		if resp.StatusCode != 504 {
+			t.Errorf("a deadline in the past: %d, want 504", resp.StatusCode)
+		}
+	})
+}
+
+func TestClientGoesAway(t *testing.T) {
+	requests := map[string]string{
+		"waiting for the head": get,
+		"in the answer":        "GET /invoke/echo/stream HTTP/1.1\nHost: a\n\n",
+		"in its own body":      "POST /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 100\n\nhello",
+		"in chunks":            "POST /invoke/echo HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n5\nhello\n",
+	}
+	each(t, func(t *testing.T, way string) {
+		for name, request := range requests {
+			t.Run(name, func(t *testing.T) {
+				there, ended := make(chan struct{}), make(chan struct{})
+				in := serve(t, func(p *peer, _ int) {
+					if head := p.request(); strings.Contains(head, "/stream") {
+						p.say("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n")
+					}
+					close(there)
+					io.Copy(io.Discard, p.br)
+					close(ended)
+				})
+				g := newRig(t, way, nil, in.addr)
+				p := g.dial()
+				p.say(request)
+				<-there
+				p.Close()
+				<-ended // the function's connection ends with the client's
+				g.calm()
+				if o := g.observed(); o.code != 499 && !(name == "in the answer" && o.code == 200) {
+					t.Errorf("observed %+v", o)
+				}
+			})
+		}
+	})
+}
+
+func TestClientGoesAwayWhileItWaits(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		finish := make(chan struct{})
+		in := serve(t, func(p *peer, _ int) {
+			for p.request() != "" {
+				<-finish
+				p.say("HTTP/1.1 200 OK\nContent-Length: 0\n\n")
+			}
+		})
+		g := newRig(t, way, func(s *orchestrator.Spec) { s.Concurrency, s.Scale.Max = 1, 1 }, in.addr)
+		first, second := g.dial(), g.dial()
+		first.say(get)
+		for g.pool.Status().InFlight == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		second.say(get)
+		for g.pool.Status().Waiting == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		second.Close()
+		for end := time.Now().Add(patience); g.pool.Status().Waiting > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the request of a client that is gone still waits")
+			}
+		}
+		close(finish)
+		first.head()
+		g.calm()
+	})
+}
+
+func TestUnreachableInstanceIsReplaced(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+		g := newRig(t, way, nil, refused(t), in.addr)
+		p := g.dial()
+		p.say(post)
+		if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+			t.Errorf("head %q", head)
+		}
+		p.hear("hello")
+		if got := g.pool.Stats().Unreachable; got != 1 {
+			t.Errorf("%d instances were found unreachable, want 1", got)
+		}
+	})
+}
+
+func TestNoInstanceCanBeReached(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		var addrs []string
+		for range 8 {
+			addrs = append(addrs, refused(t))
+		}
+		g := newRig(t, way, nil, addrs...)
+		p := g.dial()
+		p.say(post)
+		problemOf(t, p, 502, "function", "crash-loop") // the pool's judgement after two of them
+		g.calm()
+	})
+}
+
+// TestKeptConnectionClosedByTheInstance: the instance closes its connection
+// after each answer without having said so. The next request must not fail,
+// whatever its method, when that was known before it was sent.
+func TestKeptConnectionClosedByTheInstance(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		closed := make(chan struct{})
+		in := serve(t, func(p *peer, _ int) {
+			p.request()
+			io.CopyN(io.Discard, p.br, 5)
+			p.say("HTTP/1.1 200 OK\nContent-Length: 2\n\nok")
+			p.TCPConn.Close()
+			closed <- struct{}{}
+		})
+		g := newRig(t, way, nil, in.addr)
+		p := g.dial()
+		for range 5 {
+			p.say(post)
+			if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+				t.Fatalf("head %q", head)
+			}
+			p.hear("ok")
+			<-closed
+		}
+	})
+}
+
+// TestKeptConnectionDies: the instance reads the second request on a connection
+// and closes it. Only what is idempotent and has no body is sent again.
+func TestKeptConnectionDies(t *testing.T) {
+	tests := []struct {
+		request string
+		again   bool
+	}{
+		{get, true},
+		{"HEAD /invoke/echo HTTP/1.1\nHost: a\n\n", true},
+		{"DELETE /invoke/echo HTTP/1.1\nHost: a\n\n", true},
+		{"POST /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 0\n\n", false},
+		{"PATCH /invoke/echo HTTP/1.1\nHost: a\n\n", false},
+		{"PUT /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 5\n\nhello", false},
+		{post, false},
+	}
+	each(t, func(t *testing.T, way string) {
+		for _, tt := range tests {
+			t.Run(strings.Fields(tt.request)[0], func(t *testing.T) {
+				var received atomic.Int64
+				in := serve(t, func(p *peer, n int) {
+					for i := 1; p.request() != ""; i++ {
+						received.Add(1)
+						if n == 1 && i == 2 {
+							return
+						}
+						p.say("HTTP/1.1 200 OK\nContent-Length: 0\n\n")
+					}
+				})
+				g := newRig(t, way, nil, in.addr)
+				p := g.dial()
+				p.say(get)
+				p.head()
+				p.say(tt.request)
+				wantReceived := int64(2)
+				if tt.again {
+					wantReceived = 3
+					if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+						t.Errorf("head %q", head)
+					}
+				} else {
+					problemOf(t, p, 502, "function", "function-died")
+				}
+				if n := received.Load(); n != wantReceived {
+					t.Errorf("the function saw %d requests, want %d", n, wantReceived)
+				}
+				g.calm()
+			})
+		}
+	})
+}
+
+func TestReplacedWhileWaiting(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		finish := make(chan struct{})
+		old := serve(t, func(p *peer, _ int) {
+			for p.request() != "" {
+				<-finish
+				p.say("HTTP/1.1 200 OK\nContent-Length: 3\n\nold")
+			}
+		})
+		fresh := serve(t, func(p *peer, _ int) {
+			for p.request() != "" {
+				p.say("HTTP/1.1 200 OK\nContent-Length: 3\n\nnew")
+			}
+		})
+		g := newRig(t, way, func(s *orchestrator.Spec) { s.Concurrency, s.Scale.Max = 1, 1 }, old.addr)
+		first, second := g.dial(), g.dial()
+		first.say(get)
+		for g.pool.Status().InFlight == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		second.say(get)
+		for g.pool.Status().Waiting == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		release := spec(nil)
+		release.Revision.ID = "r2-fedcba"
+		g.routes.set("echo", &route.Route{Release: release, Pool: g.newPool(release, proxy.NewConns, fresh.addr)})
+		g.pool.Drain()
+		if head := second.head(); !strings.Contains(head, "Kiln-Revision: r2-fedcba\n") {
+			t.Errorf("head %q", head)
+		}
+		second.hear("new")
+		close(finish)
+		first.head()
+		first.hear("old")
+	})
+}
+
+func TestFunctionRemovedWhileWaiting(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		g := newRig(t, way, nil)
+		g.pool.Drain()
+		g.routes.forgetAfter("echo", 1)
+		p := g.dial()
+		p.say(get)
+		problemOf(t, p, 404, "platform", "function-not-found")
+	})
+}
+
+func TestSlowReader(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		const size = 32 << 20
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/length" {
+				w.Header().Set("Content-Length", strconv.Itoa(size))
+			}
+			w.Write(noise(size))
+		})
+		g := newRig(t, way, nil, in.addr)
+		for _, path := range []string{"/length", "/chunked"} {
+			resp, err := g.client("h1").Get(g.url(path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond) // the buffers in between fill
+			body, err := io.ReadAll(resp.Body)
+			if resp.Body.Close(); err != nil || sum(body) != sum(noise(size)) {
+				t.Errorf("%s: got %s (%v)", path, sum(body), err)
+			}
+		}
+		g.calm()
+	})
+}
+
+// TestFunctionAnswersEarly: the answer comes while the body is still on its way,
+// and the function reads no more of it.
+func TestFunctionAnswersEarly(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		in := serve(t, func(p *peer, _ int) {
+			if p.request() != "" {
+				p.say("HTTP/1.1 403 Forbidden\nContent-Length: 2\n\nno")
+				io.Copy(io.Discard, p.br)
+			}
+		})
+		g := newRig(t, way, nil, in.addr)
+		p := g.dial()
+		p.say("POST /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 1000000\n\nhello")
+		head := p.head()
+		if !strings.HasPrefix(head, "HTTP/1.1 403 ") {
+			t.Errorf("head %q", head)
+		}
+		p.hear("no")
+		p.CloseWrite()
+		p.ended()
+		g.calm()
+	})
+}
+
+// TestSlotsAreShared: many clients, one slot. Everybody gets an answer and the
+// instance never sees two requests at once.
+func TestSlotsAreShared(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		var now atomic.Int64
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+			if n := now.Add(1); n > 1 {
+				t.Errorf("%d requests at once", n)
+			}
+			body, _ := io.ReadAll(r.Body)
+			now.Add(-1)
+			w.Write(body)
+		})
+		g := newRig(t, way, func(s *orchestrator.Spec) { s.Concurrency, s.Scale.Max = 1, 1 }, in.addr)
+		client := g.client("h1")
+		errs := make(chan error)
+		for i := range 8 {
+			go func() {
+				var err error
+				for j := range 50 {
+					text := fmt.Sprint(i, j)
+					resp, e := client.Post(g.url("/"), "text/plain", strings.NewReader(text))
+					if e != nil {
+						err = e
+						break
+					}
+					body, _ := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					if string(body) != text {
+						err = fmt.Errorf("got %d %q, want %q", resp.StatusCode, body, text)
+					}
+				}
+				errs <- err
+			}()
+		}
+		for range 8 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if n := in.conns.Load(); n > 20 {
+			t.Errorf("%d connections to an instance with one slot", n)
+		}
+	})
+}
+
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		ended := make(chan struct{}, 100)
+		in := serve(t, func(p *peer, _ int) {
+			for p.request() != "" {
+				p.say("HTTP/1.1 200 OK\nContent-Length: 0\n\n")
+			}
+			ended <- struct{}{}
+		})
+		g := newRig(t, way, nil, in.addr)
+		for range 4 {
+			p := g.dial()
+			p.say(get)
+			p.head()
+		}
+		g.calm()
+		lease, err := g.pool.Acquire(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease.Conns().CloseIdle()
+		for range in.conns.Load() {
+			<-ended
+		}
+		lease.Release(0)
+		p := g.dial()
+		p.say(get)
+		if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+			t.Errorf("head %q", head)
+		}
+	})
+}
