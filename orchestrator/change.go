@@ -33,6 +33,11 @@ func (s *Service) Configure(ctx context.Context, name string, change func(Spec) 
 		if err != nil {
 			return result{err: fmt.Errorf("load the live revision: %w", err)}
 		}
+		// Not today's template: a newer one is no reason to build when only the
+		// scale changes.
+		if SameInstances(f.Spec, spec) && s.BuildDigest(live.ArchiveDigest, live.TemplateDigest, spec) == live.BuildDigest {
+			return s.apply(ctx, f, live, spec)
+		}
 		return s.deploy(ctx, Deploy{Spec: spec, ArchiveDigest: live.ArchiveDigest}, progress)
 	})
 }
@@ -123,16 +128,17 @@ func pick(f Function, revisions []Revision, want string) (Revision, error) {
 }
 
 // Remove deletes a function with its instances, revisions and images. It ends a
-// deploy that runs. Once the record is gone the removal is certain; what a crash
-// leaves behind, the reconciler reaps.
+// deploy that runs. It goes on when ctx ends. Once the record is gone the removal
+// is certain; what a crash leaves behind, the reconciler reaps.
 func (s *Service) Remove(ctx context.Context, name string) error {
 	if _, err := s.Function(ctx, name); err != nil {
 		return err
 	}
 	s.lanes.interrupt(name, errRemoved)
-	return s.inLane(ctx, name, removeTurn, func(ctx context.Context) result {
+	_, _, err := s.detached(ctx, name, removeTurn, nil, func(ctx context.Context, _ func(BuildEvent)) result {
 		return result{err: s.remove(ctx, name)}
-	}).err
+	})
+	return err
 }
 
 // remove runs in the function's lane.
@@ -141,25 +147,34 @@ func (s *Service) remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	revisions, err := s.Store.Revisions(ctx, name)
-	if err != nil {
+	if err := s.erase(ctx, f); err != nil {
 		return err
-	}
-	if err := s.Store.DeleteFunction(ctx, name, f.Version); err != nil {
-		return fmt.Errorf("remove function: %w", err)
 	}
 	s.forget(name)
 	if err := s.Fleet.Remove(ctx, name); err != nil {
 		s.Logger.Warn("instances left to the reconciler", "function", name, "error", err)
 	}
+	if err := s.clear(ctx, name); err != nil {
+		s.Logger.Warn("revisions left to the reconciler", "function", name, "error", err)
+	}
+	return nil
+}
+
+// clear removes the revisions, with their images, of a function that is gone.
+func (s *Service) clear(ctx context.Context, name string) error {
+	revisions, err := s.Store.Revisions(ctx, name)
+	if err != nil {
+		return fmt.Errorf("list what is left of %s: %w", name, err)
+	}
+	var failures []error
 	for _, r := range revisions {
 		if err := s.Store.DeleteRevision(ctx, name, r.ID); err != nil {
-			s.Logger.Warn("revision left to the reconciler", "function", name, "revision", r.ID, "error", err)
+			failures = append(failures, fmt.Errorf("remove revision %s of %s: %w", r.ID, name, err))
 			continue
 		}
 		if err := s.Images.RemoveImage(ctx, r.Image); err != nil {
 			s.Logger.Warn("image left to the reconciler", "image", r.Image, "error", err)
 		}
 	}
-	return nil
+	return errors.Join(failures...)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 )
 
 // CodePath is where an image keeps the function: handler and dependencies,
@@ -30,6 +31,9 @@ type code struct {
 	size   Bytes // unpacked
 }
 
+// codeTimeout bounds reading the code of an image, some hundred MiB at most.
+const codeTimeout = 2 * time.Minute
+
 // keepCode stores the code of a release's image as a tar.gz; none when cells are
 // not for it. A failure costs the fast start only, so it is logged and the
 // deploy goes on.
@@ -40,6 +44,8 @@ func (s *Service) keepCode(ctx context.Context, r Release) code {
 	if r.Revision.CodeDigest != "" {
 		return code{r.Revision.CodeDigest, r.Revision.CodeSize}
 	}
+	ctx, cancel := context.WithTimeout(ctx, codeTimeout)
+	defer cancel()
 	kept, err := s.storeCode(ctx, r.Revision.Image)
 	if err != nil {
 		s.Logger.Warn("no code kept for cells", "function", r.Spec.Name, "revision", r.Revision.ID, "error", err)

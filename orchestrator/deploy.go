@@ -118,6 +118,10 @@ func (s *Service) deploy(ctx context.Context, d Deploy, progress func(BuildEvent
 	now := time.Now().UTC()
 	switch {
 	case errors.Is(err, ErrNotFound):
+		// What a removal that was cut off has left belongs to another function.
+		if err := s.clear(ctx, d.Spec.Name); err != nil {
+			return result{err: err}
+		}
 		f = Function{Name: d.Spec.Name, Spec: d.Spec, CreatedAt: now}
 	case err != nil:
 		return result{err: err}
@@ -145,10 +149,9 @@ func (s *Service) deploy(ctx context.Context, d Deploy, progress func(BuildEvent
 	if err := s.Store.PutRevision(ctx, r); err != nil {
 		return result{err: fmt.Errorf("record revision: %w", err)}
 	}
-	if f, err = s.Store.PutFunction(ctx, f); err != nil {
-		return result{err: s.fail(ctx, r, fmt.Errorf("record function: %w", err))}
+	if f, err = s.record(ctx, f); err != nil {
+		return result{err: s.fail(ctx, r, err)}
 	}
-	s.keep(f)
 	image, err := s.Builder.BuildRevision(ctx, r, t, progress)
 	if err != nil {
 		return result{err: s.fail(ctx, r, err)}
@@ -180,11 +183,10 @@ func (s *Service) unchanged(ctx context.Context, f Function, spec Spec, digest s
 func (s *Service) apply(ctx context.Context, f Function, live Revision, spec Spec) result {
 	f.Spec = spec.Clone()
 	f.UpdatedAt = time.Now().UTC()
-	f, err := s.Store.PutFunction(ctx, f)
+	f, err := s.record(ctx, f)
 	if err != nil {
-		return result{err: fmt.Errorf("record settings: %w", err)}
+		return result{err: err}
 	}
-	s.keep(f)
 	s.Fleet.Serve(s.release(f.Spec, live))
 	return result{function: f, revision: live}
 }
@@ -196,7 +198,7 @@ func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spe
 	step := stepper(progress, "start", "start an instance and wait until it is ready")
 	kept := make(chan code, 1)
 	go func() { kept <- s.keepCode(ctx, release) }()
-	err := s.Fleet.Prove(ctx, release)
+	err := s.prove(ctx, release)
 	code := <-kept // also when the proof failed: the goroutine is ours
 	if err != nil {
 		step(StepFailed)
@@ -215,15 +217,31 @@ func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spe
 			return fmt.Errorf("record revision: %w", err)
 		}
 	}
-	changed, err = s.Store.PutFunction(ctx, changed)
+	changed, err = s.record(ctx, changed)
 	if err != nil {
 		s.Fleet.Discard(release)
-		return fmt.Errorf("record function: %w", err)
+		return err
 	}
 	*f = changed
-	s.keep(changed)
 	s.Fleet.Serve(s.release(spec, *r))
 	return nil
+}
+
+// proveTimeout bounds a proof: waiting for memory and for a turn to start, and
+// then what the instance may take to be ready.
+const proveTimeout = 5 * time.Minute
+
+// prove has one instance started. What else runs may leave no memory for it, for
+// however long; the function's other changes do not wait for that.
+func (s *Service) prove(ctx context.Context, release Release) error {
+	bounded, cancel := context.WithTimeout(ctx, proveTimeout)
+	defer cancel()
+	err := s.Fleet.Prove(bounded, release)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return Errorf(ErrExhausted, "no-capacity", "no instance of the new revision could be started within %s", proveTimeout).
+			WithHint("deploy it again when others are idle, lower the memory of functions, or raise the gateway's memory budget")
+	}
+	return err
 }
 
 // fail records why a revision did not come to life and returns the reason.
