@@ -161,8 +161,12 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	})
 	launcher = images
 	if d.cfg.Cells > 0 {
+		code, err := cell.NewCache(orchestrator.CellCode{Store: d.store}, filepath.Join(d.cfg.Data, "code"), 0)
+		if err != nil {
+			return opening("the cells", err)
+		}
 		cells := cell.New(cell.Config{
-			Next: images, Engine: d.running, Images: build.NewCells(d.buildConfig()), Code: orchestrator.CellCode{Store: d.store},
+			Next: images, Engine: d.running, Images: build.NewCells(d.buildConfig()), Code: code,
 			Head: templates.LoadHead, Capacity: budget, Owner: d.owner, Network: d.cfg.Network,
 			Min: d.cfg.Cells, Max: max(d.cfg.Cells, d.cfg.CellsMax),
 			Notes: filepath.Join(d.cfg.Data, "cells"), Logger: d.logger,
