@@ -53,7 +53,7 @@ func loadEntry(fsys fs.FS, dir string) (*entry, error) {
 	for name, file := range all {
 		first, rest, _ := strings.Cut(name, "/")
 		switch first {
-		case manifestName, basesDir:
+		case manifestName, basesDir, conformanceDir:
 		case scaffoldDir:
 			e.scaffold[rest] = file
 		default:

@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -383,17 +382,29 @@ func (i *instance) tryReady() error {
 	}
 }
 
+// waitAccepting returns once the port accepts.
+func (i *instance) waitAccepting() {
+	i.t.Helper()
+	until(i.t, "the port accepts", func() bool {
+		conn, err := net.DialTimeout("tcp", i.addr, time.Second)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+func embedded(t *testing.T) *templates.Catalogue {
+	t.Helper()
+	c, err := templates.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // tail returns the last n bytes of s.
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 
 func text(s string) templates.File   { return templates.File{Data: []byte(s), Mode: 0o644} }
 func script(s string) templates.File { return templates.File{Data: []byte(s), Mode: 0o755} }
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}

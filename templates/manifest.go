@@ -16,6 +16,8 @@ const (
 	scaffoldDir  = "scaffold"
 	basesDir     = "bases"
 	sharedDir    = "shared"
+	// conformanceDir has functions for the package's tests, one folder each.
+	conformanceDir = "conformance"
 )
 
 // manifest is template.yaml. The folder's name is the template's.

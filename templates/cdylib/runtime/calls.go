@@ -26,13 +26,14 @@ type calls struct {
 func (c *calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // the caller is gone
+		panic(http.ErrAbortHandler) // the caller is gone
 	}
 	worker, err := c.pool.get(r.Context())
 	if err != nil {
-		if r.Context().Err() == nil {
-			c.fail(w, r, err)
+		if r.Context().Err() != nil {
+			panic(http.ErrAbortHandler)
 		}
+		c.fail(w, r, err)
 		return
 	}
 	// A caller that leaves, or a deadline that passes, ends the worker: native
@@ -59,6 +60,7 @@ func (c *calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case r.Context().Err() != nil:
+		panic(http.ErrAbortHandler)
 	case err != nil:
 		c.failBegun(w, r, out, fmt.Errorf("the library's process ended: %w", err))
 	case worker.abi == abiNumber:

@@ -20,6 +20,9 @@ import (
 // a descendant that left the process group can hold the pipe open.
 const pipeDrain = time.Second
 
+// feedTimeout is how long a body may still come after the program has ended.
+const feedTimeout = 5 * time.Second
+
 // program runs an executable once a request.
 type program struct {
 	path  string
@@ -32,7 +35,7 @@ func (p *program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-r.Context().Done():
-		return
+		panic(http.ErrAbortHandler)
 	}
 	run, err := start(r.Context(), p.path, environ(r))
 	if err != nil {
@@ -43,21 +46,39 @@ func (p *program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fed := make(chan struct{})
 	go func() {
 		defer close(fed)
-		// A handler may leave its input unread: the pipe then breaks.
-		io.Copy(run.stdin, r.Body)
-		run.stdin.Close()
-	}()
-	defer func() {
-		// The copy must not outlive the request it reads from.
-		select {
-		case <-fed:
-		default:
-			http.NewResponseController(w).SetReadDeadline(time.Now())
-			run.stdin.Close()
-			<-fed
-		}
+		feed(run.stdin, r.Body)
 	}()
 	respond(w, r, run)
+	awaitFeed(w, fed)
+}
+
+// feed copies the body to the program. One that leaves its input unread breaks
+// the pipe; the rest of the body is then read for nobody, because the next
+// request on the connection comes behind it.
+func feed(stdin *os.File, body io.Reader) {
+	_, err := io.Copy(stdin, body)
+	stdin.Close()
+	if err != nil {
+		io.Copy(io.Discard, body)
+	}
+}
+
+// awaitFeed keeps the handler, whose body is being read, until the body has
+// come. A caller that does not send it loses the connection.
+func awaitFeed(w http.ResponseWriter, fed <-chan struct{}) {
+	select {
+	case <-fed:
+		return
+	default:
+	}
+	http.NewResponseController(w).Flush()
+	late := time.NewTimer(feedTimeout)
+	defer late.Stop()
+	select {
+	case <-fed:
+	case <-late.C:
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // process is one run of the program.

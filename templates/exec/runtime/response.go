@@ -112,7 +112,7 @@ func over(run *process) bool {
 // itself failed.
 func fail(w http.ResponseWriter, r *http.Request, run *process, err error) {
 	if r.Context().Err() != nil {
-		return // killed because the caller went away
+		panic(http.ErrAbortHandler) // killed because the caller went away
 	}
 	detail := "the handler's output is not understood: "
 	if err == nil {

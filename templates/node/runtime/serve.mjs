@@ -49,6 +49,7 @@ export class Server {
 
   async #serve(req, res, expects = false) {
     if (this.#draining) res.setHeader('connection', 'close');
+    res.on('close', () => { if (this.#draining) setImmediate(() => this.#http.closeIdleConnections()); });
     if (req.url.startsWith('/_kiln/')) {
       if (expects) res.writeContinue();
       return this.#control(req, res);

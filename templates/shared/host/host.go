@@ -121,6 +121,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Problem(w, r, http.StatusServiceUnavailable, "cell-empty", "no function is loaded yet")
 		return
 	}
+	if r.Body != http.NoBody {
+		// A handler that copies the body to the response is the plainest there is.
+		http.NewResponseController(w).EnableFullDuplex()
+	}
 	t := &tracked{ResponseWriter: w}
 	defer recovered(t, r)
 	(*handler).ServeHTTP(t, r)

@@ -176,6 +176,9 @@ class Function(App):
             self._loop.call_soon_threadsafe(self._server.failed, connection, request, error)
 
     def _respond(self, connection, request, status, headers, body):
+        if connection.respond_from_worker(request, status, headers, body):
+            return
+
         def send():
             try:
                 connection.respond(status, headers, body)

@@ -2,7 +2,9 @@
 
 import asyncio
 import http
+import os
 import re
+import threading
 import time
 
 from .request import BodyStream, ClientDisconnected, Headers, Request
@@ -10,6 +12,7 @@ from .request import BodyStream, ClientDisconnected, Headers, Request
 MAX_HEAD = 64 * 1024  # request line and header fields together
 MAX_CHUNK_LINE = 4096  # a chunk's size line with extensions, or the trailers
 LINGER = 1.0  # seconds that a client gets to read a response it did not wait for
+MAX_DIRECT = 64 * 1024  # of a body that a worker thread sends itself
 MAX_PIPELINED = 64 * 1024  # read ahead of a request that is being answered
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -180,15 +183,19 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._rejected = False
         self._lingering = False
+        self._fd = -1
+        self._open = threading.Lock()  # held while a worker thread uses _fd
 
     # asyncio.Protocol
 
     def connection_made(self, transport):
         self.transport = transport
+        self._fd = transport.get_extra_info("socket").fileno()
         self.server.connections.add(self)
 
     def connection_lost(self, exc):
-        self.lost = True
+        with self._open:  # the descriptor is closed after this
+            self.lost = True
         self.server.connections.discard(self)
         self.writable.set()
         if self._stream is not None and self._receiving:
@@ -334,16 +341,48 @@ class Connection(asyncio.Protocol):
         """Sends a whole response."""
         if self.lost:
             return
-        out = encode_head(status, headers)
+        out = self._whole(status, headers, body)
         self._responding = True
+        self.transport.write(out)
+        self._done()
+
+    def respond_from_worker(self, request, status, headers, body):
+        """Sends a whole response from a worker thread without waking the loop, if
+        nothing is in the way; False says that respond has to be used."""
+        if (self._buffer or self._receiving or self._stream is not None or self._reading_paused
+                or not request.keep_alive or self.server.draining or len(body) > MAX_DIRECT):
+            return False
+        out = self._whole(status, headers, body)
+        with self._open:
+            if self.lost or self.request is not request or self.transport.get_write_buffer_size():
+                return False
+            # The client may answer with its next request at once.
+            self.request = None
+            try:
+                sent = os.write(self._fd, out)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # the loop sees it too
+                return True
+        if sent < len(out):
+            self.loop.call_soon_threadsafe(self.transport.write, out[sent:])
+        if self.server.draining:  # and may have passed by this connection
+            self.loop.call_soon_threadsafe(self.close_if_idle)
+        return True
+
+    def close_if_idle(self):
+        if self.request is None:
+            self.transport.close()
+
+    def _whole(self, status, headers, body):
+        out = encode_head(status, headers)
         if status in NO_BODY:
             framing, body = b"", b""
         else:
             framing = b"content-length: %d\r\n" % len(body)
         if self._head_only:
             body = b""
-        self.transport.write(b"".join((out, framing, self._connection_field(), b"\r\n", body)))
-        self._done()
+        return b"".join((out, framing, self._connection_field(), b"\r\n", body))
 
     def start(self, status, headers):
         """Begins a streamed response; write and finish follow."""
@@ -430,7 +469,7 @@ class Connection(asyncio.Protocol):
         self._responding = False
         self._response_chunked = False
         self._response_left = None
-        if not keep_alive:
+        if not keep_alive or self.server.draining:
             self._close(self._receiving or self._rejected)
             return
         self._resume_reading()

@@ -156,8 +156,8 @@ class Server:
         for connection in list(self.connections):
             if connection.upgraded is not None:
                 connection.upgraded.drain()
-            elif connection.request is None:
-                connection.transport.close()
+            else:
+                connection.close_if_idle()
         self.connection_done()
 
     def connection_done(self):
