@@ -35,24 +35,29 @@ func (s *Service) Deploy(ctx context.Context, d Deploy, progress func(BuildEvent
 	}
 	return s.detached(ctx, d.Spec.Name, deployTurn, progress, func(ctx context.Context, progress func(BuildEvent)) result {
 		return s.deploy(ctx, d, progress)
-	})
+	}, d.ArchiveDigest)
 }
 
-// detached runs a change in the function's lane, beyond the end of ctx.
-func (s *Service) detached(ctx context.Context, name string, kind turn, progress func(BuildEvent), change func(context.Context, func(BuildEvent)) result) (Function, Revision, error) {
+// detached runs a change in the function's lane, beyond the end of ctx. Until it
+// has ended, needs are archives that are in use.
+func (s *Service) detached(ctx context.Context, name string, kind turn, progress func(BuildEvent), change func(context.Context, func(BuildEvent)) result, needs ...string) (Function, Revision, error) {
 	tap := &tap{f: progress}
 	defer tap.close()
-	s.mu.RLock()
+	s.mu.Lock()
 	if s.closed {
-		s.mu.RUnlock()
+		s.mu.Unlock()
 		return Function{}, Revision{}, errStopping
 	}
 	s.work.Add(1)
-	s.mu.RUnlock()
+	for _, digest := range needs {
+		s.needed[digest]++
+	}
+	s.mu.Unlock()
 
 	done := make(chan result, 1)
 	go func() {
 		defer s.work.Done()
+		defer s.unneed(needs)
 		done <- s.inLane(s.ctx, name, kind, func(ctx context.Context) result { return change(ctx, tap.send) })
 	}()
 	select {

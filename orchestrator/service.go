@@ -47,6 +47,7 @@ type Service struct {
 	mu        sync.RWMutex
 	functions map[string]Function // guarded by mu
 	closed    bool                // guarded by mu
+	needed    map[string]int      // archives of deploys that wait or run, by digest; guarded by mu
 }
 
 // recordTimeout bounds writes that must happen although the caller has gone.
@@ -67,6 +68,7 @@ func (s *Service) Open(ctx context.Context) error {
 	s.lanes = newLanes()
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.functions = make(map[string]Function, len(functions))
+	s.needed = map[string]int{}
 	live := make(map[string]Revision, len(functions))
 	for _, f := range functions {
 		s.functions[f.Name] = f
@@ -159,4 +161,22 @@ func (s *Service) forget(name string) {
 	s.mu.Lock()
 	delete(s.functions, name)
 	s.mu.Unlock()
+}
+
+// Needs says whether a deploy that waits or runs needs an archive. Its revision
+// is recorded only when its turn has come.
+func (s *Service) Needs(digest string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.needed[digest] > 0
+}
+
+func (s *Service) unneed(digests []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, digest := range digests {
+		if s.needed[digest]--; s.needed[digest] == 0 {
+			delete(s.needed, digest)
+		}
+	}
 }

@@ -261,9 +261,12 @@ func TestDeployOutlivesItsCaller(t *testing.T) {
 		if err := <-left; !errors.Is(err, context.Canceled) {
 			t.Errorf("the caller got %v", err)
 		}
+		if !b.Needs("sha256:a") {
+			t.Error("the archive is free to be removed while it is built")
+		}
 		b.builder.gate <- struct{}{}
 		synctest.Wait()
-		if f, err := b.Function(t.Context(), "hello"); err != nil || f.Live == "" {
+		if f, err := b.Function(t.Context(), "hello"); err != nil || f.Live == "" || b.Needs("sha256:a") {
 			t.Errorf("after the caller left: %+v, %v", f, err)
 		}
 	})

@@ -51,6 +51,9 @@ func (l *Loop) remove(ctx context.Context, key string) error {
 		return l.Images.RemoveImage(ctx, ref)
 	}
 	if digest, ok := strings.CutPrefix(key, archivePrefix); ok {
+		if l.Functions.Needs(digest) { // since it was listed
+			return orchestrator.Errorf(orchestrator.ErrConflict, "archive-in-use", "archive %s is being deployed", digest)
+		}
 		return l.Store.DeleteArchive(ctx, digest)
 	}
 	name, id, _ := strings.Cut(strings.TrimPrefix(key, revisionPrefix), " ")
@@ -87,7 +90,7 @@ func (l *Loop) orphans(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("list archives: %w", err)
 	}
 	for _, digest := range stored {
-		if !archives[digest] {
+		if !archives[digest] && !l.Functions.Needs(digest) {
 			orphans = append(orphans, archivePrefix+digest)
 		}
 	}

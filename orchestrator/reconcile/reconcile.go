@@ -38,6 +38,9 @@ const (
 type Functions interface {
 	Functions(ctx context.Context) ([]orchestrator.Function, error)
 	Prune(ctx context.Context) error
+	// Needs says whether a deploy under way needs an archive that no revision
+	// refers to yet.
+	Needs(digest string) bool
 }
 
 // Loop reconciles once when opened, then after each gap in the engine's events
