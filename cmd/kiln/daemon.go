@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing/fstest"
 	"time"
 
@@ -156,8 +157,14 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	budget := capacity.New(capacity.Config{Memory: d.cfg.Memory, EngineMemory: info.Memory, Saturated: cpu.Saturated})
 	d.metrics = metrics.New(version)
 	var launcher route.Launcher
+	var table atomic.Pointer[route.Table] // nil while the first cells start
 	images := launch.New(launch.Config{
 		Engine: d.running, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Logger: d.logger,
+		Placed: func(id, addr string) {
+			if t := table.Load(); t != nil {
+				t.Placed(id, addr)
+			}
+		},
 	})
 	launcher = images
 	if d.cfg.Cells > 0 {
@@ -184,6 +191,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		Observer: coldStarts{Invocations: d.metrics.Invocations},
 		Logger:   d.logger,
 	})
+	table.Store(d.table)
 	d.closers.add(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), gateway.DefaultShutdown)
 		defer cancel()

@@ -40,6 +40,9 @@ type Config struct {
 	Network      string              // name of the instances' network
 	StartTimeout time.Duration       // 0 = DefaultStartTimeout
 	Logger       *slog.Logger        // nil = discard
+	// Placed hears at which address, "IP:port", a container was started, before
+	// it is ready; may be nil.
+	Placed func(id, addr string)
 }
 
 // Launcher is the pool.Launcher on containers. It is safe for concurrent use and
@@ -122,7 +125,7 @@ func (l *Launcher) Bring(ctx context.Context, request Request) (id, addr string,
 		return "", "", err
 	}
 	defer release()
-	addr = net.JoinHostPort(container.Addr, strconv.Itoa(orchestrator.InstancePort))
+	addr = instanceAddr(container)
 	if container.State == orchestrator.ContainerExited || container.Addr == "" {
 		err = exit{code: container.ExitCode, oom: container.OOMKilled}
 	} else {
@@ -154,6 +157,9 @@ func (l *Launcher) run(ctx context.Context, request Request) (orchestrator.Conta
 	// Only the engine's part counts as a start: that is what it does few of at
 	// one time. How long the function then takes to be ready is its own matter.
 	started()
+	if err == nil && container.Addr != "" && l.config.Placed != nil {
+		l.config.Placed(container.ID, instanceAddr(container))
+	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,6 +209,10 @@ func (l *Launcher) create(ctx context.Context, config orchestrator.ContainerConf
 const codeNoNetwork = "network-not-found"
 
 var errNotReady = errors.New("not ready in time")
+
+func instanceAddr(c orchestrator.Container) string {
+	return net.JoinHostPort(c.Addr, strconv.Itoa(orchestrator.InstancePort))
+}
 
 // failed makes the error of a start that did not come to a ready instance.
 func (l *Launcher) failed(ctx context.Context, request Request, id string, cause error) error {

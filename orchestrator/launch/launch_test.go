@@ -110,6 +110,29 @@ func TestLaunchWaitsForTheReadyAnswer(t *testing.T) {
 	}
 }
 
+func TestLaunchTellsTheAddressBeforeItIsReady(t *testing.T) {
+	var placed atomic.Pointer[string]
+	r := newRig(t, enginetest.Serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if placed.Load() == nil {
+			http.Error(w, "nobody knows", http.StatusServiceUnavailable)
+		}
+	})), func(c *launch.Config) {
+		c.StartTimeout = time.Second
+		c.Placed = func(id, addr string) {
+			at := id + " " + addr
+			placed.Store(&at)
+		}
+	})
+	got, err := r.Launch(t.Context(), order(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stop(t, got.ID)
+	if want := got.ID + " " + got.Addr; *placed.Load() != want {
+		t.Errorf("placed %q, want %q", *placed.Load(), want)
+	}
+}
+
 func TestLaunchOfOwnDockerfileNeedsOnlyThePort(t *testing.T) {
 	r := newRig(t, enginetest.Serve(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
 		t.Errorf("asked for %s", q.URL)

@@ -75,6 +75,21 @@ func (p *Pool) Died(id string, exitCode int, oom bool) bool {
 	return false
 }
 
+// Displaced takes out an instance whose address another container has got: the
+// engine gives an address away again only once its container is gone, and the
+// news of that may come late, or never when the engine was restarted. Requests
+// must not reach somebody else's container meanwhile.
+func (p *Pool) Displaced(addr, by string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, in := range p.instances {
+		if in.addr == addr && in.id != by && in.state != Starting && in.state != Dead {
+			p.died(in, p.now(), "is gone: another container has its address")
+			return
+		}
+	}
+}
+
 // maxEarly bounds the deaths that are remembered while something is starting.
 const maxEarly = 64
 
@@ -91,8 +106,8 @@ func (p *Pool) died(in *instance, now instant, how string) {
 	young := now-in.readyAt < scale.StableAfter
 	expected := in.stopping
 	p.to(in, Dead)
-	in.reason = ReasonDied
 	if !expected {
+		in.reason = ReasonDied
 		p.stats.Died++
 		p.cfg.Logger.Warn("instance died", "function", p.name, "revision", p.release.Revision.ID, "container_id", in.id, "how", how)
 		if young {

@@ -245,6 +245,65 @@ func TestUnreachableLeaves(t *testing.T) {
 	})
 }
 
+func TestAnAddressHasOneInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, newLauncher(t), release(1))
+		h.call(time.Second)
+		h.Displaced("10.0.0.1:8080", "c1")
+		h.Displaced("10.0.0.2:8080", "other")
+		if s := h.Status(); s.Ready != 1 {
+			t.Errorf("taken out without a reason: %+v", s)
+		}
+		h.Displaced("10.0.0.1:8080", "other")
+		lease := h.acquire(t.Context())
+		if lease.Addr() == "10.0.0.1:8080" {
+			t.Error("a request goes to where another container is")
+		}
+		lease.Release(pool.Done)
+	})
+}
+
+// telling is a launcher whose engine tells of each end, also of those it was
+// asked for.
+type telling struct {
+	*launcher
+	died func(id string)
+}
+
+func (l telling) Stop(ctx context.Context, id string, grace time.Duration) error {
+	l.died(id)
+	return l.launcher.Stop(ctx, id, grace)
+}
+
+// reasons notes why instances ended.
+type reasons struct {
+	pool.NoObserver
+	ended chan string
+}
+
+func (r reasons) Ended(_, reason string) { r.ended <- reason }
+
+func TestEndedTellsWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h *harness
+		l, why := newLauncher(t), reasons{ended: make(chan string, 2)}
+		h = newHarness(t, l, release(1), func(c *pool.Config) {
+			c.Observer = why
+			c.Launcher = telling{l, func(id string) { h.Died(id, 143, false) }}
+		})
+		h.call(time.Second)
+		time.Sleep(11 * time.Minute)
+		if got := <-why.ended; got != pool.ReasonIdle {
+			t.Errorf("an idle instance ended for the reason %q", got)
+		}
+		h.call(time.Second)
+		h.Died("c2", 1, false)
+		if got := <-why.ended; got != pool.ReasonDied {
+			t.Errorf("one that died ended for the reason %q", got)
+		}
+	})
+}
+
 func TestCrashLoopBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLauncher(t)

@@ -363,6 +363,14 @@ func (t *Table) Died(id string, exitCode int, oom bool) {
 	}
 }
 
+// Placed tells that a container was started at an address, "IP:port": whoever
+// else was known to be there is gone.
+func (t *Table) Placed(id, addr string) {
+	for _, p := range t.all() {
+		p.Displaced(addr, id)
+	}
+}
+
 // Owns says whether a container is in use.
 func (t *Table) Owns(id string) bool {
 	if t.launcher.Owns(id) {

@@ -336,6 +336,24 @@ func TestDiedReachesThePoolAndTheLauncher(t *testing.T) {
 	})
 }
 
+func TestAnAddressBelongsToTheLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table, _ := newTable(t)
+		for _, name := range []string{"f", "g"} {
+			table.Serve(release(name, "r1"))
+			if _, err := call(t, table, name, 0); err != nil { // both at 10.0.0.1
+				t.Fatal(err)
+			}
+		}
+		table.Placed("c2", "10.0.0.1:8080")
+		f, _ := table.Status("f")
+		g, _ := table.Status("g")
+		if f.Ready != 0 || g.Ready != 1 {
+			t.Errorf("f %+v, g %+v; want only the one that has the address", f, g)
+		}
+	})
+}
+
 func TestCloseLeavesInstancesAndStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &launcher{alive: map[string]string{}}
