@@ -55,6 +55,10 @@ func Validate(spec orchestrator.Spec, template orchestrator.Template) error {
 	if spec.Template != template.Name {
 		return invalid("template-mismatch", "the function is of the template %q, not %q", spec.Template, template.Name).WithHint("deploy it again")
 	}
+	if len(spec.Secrets) > 0 {
+		return invalid("secrets-unsupported", "secrets: this gateway keeps no secrets yet, and the function would start without them").
+			WithHint("leave the key out until the gateway has `kiln secret`")
+	}
 	if spec.Scale.Min > spec.Scale.Max {
 		return invalid("scale-invalid", "scale.min is %d, more than scale.max, which is %d", spec.Scale.Min, spec.Scale.Max).
 			WithHint("raise scale.max or lower scale.min")
