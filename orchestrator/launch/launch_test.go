@@ -182,16 +182,16 @@ func TestLaunchFailures(t *testing.T) {
 		},
 		{
 			name: "never listens", program: enginetest.NeverReady(),
-			change: func(c *launch.Config) { c.StartTimeout = 150 * time.Millisecond },
-			detail: "was not ready within 150ms", hint: "$PORT", within: 2 * time.Second,
+			change: func(c *launch.Config) { c.StartTimeout = time.Second },
+			detail: "was not ready within 1s", hint: "$PORT", within: 5 * time.Second,
 		},
 		{
 			name: "never says yes", asks: true,
 			program: enginetest.Serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				http.Error(w, "waiting for the database", http.StatusServiceUnavailable)
 			})),
-			change: func(c *launch.Config) { c.StartTimeout = 150 * time.Millisecond },
-			detail: "answered 503: waiting for the database", within: 2 * time.Second,
+			change: func(c *launch.Config) { c.StartTimeout = time.Second },
+			detail: "answered 503: waiting for the database", within: 5 * time.Second,
 		},
 	}
 	for _, test := range tests {

@@ -101,20 +101,24 @@ func (l *Launcher) attempt(ctx context.Context, addr string, asks bool) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	reader := bufio.NewReader(conn)
+	var last *notReadyError
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		status, text, err := ask(conn, reader)
-		if err != nil {
+		switch {
+		case err != nil && last != nil:
+			return last // says more than the end of the connection
+		case err != nil:
 			return err
-		}
-		if status == http.StatusOK {
+		case status == http.StatusOK:
 			return nil
 		}
+		last = &notReadyError{status: status, text: text}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return &notReadyError{status: status, text: text}
+			return last
 		}
 	}
 }
