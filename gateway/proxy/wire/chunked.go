@@ -12,7 +12,8 @@ type chunkState uint8
 
 const (
 	chunkSize    chunkState = iota // in the digits of a size
-	chunkExt                       // behind the size, before CR
+	chunkBlank                     // in blanks behind the size, which nothing may follow
+	chunkExt                       // in extensions
 	chunkSizeLF                    // after the CR of a size line
 	chunkData                      // in data
 	chunkDataCR                    // after data
@@ -97,10 +98,23 @@ func (c *Chunked) frame(b byte) error {
 			return ErrChunk
 		case b == '\r':
 			c.state = chunkSizeLF
-		case b == ';' || b == ' ' || b == '\t':
+		case b == ' ' || b == '\t':
+			c.state, c.ext = chunkBlank, 0
+		case b == ';':
 			c.state, c.ext = chunkExt, 0
 		default:
 			return ErrChunk
+		}
+	case chunkBlank:
+		switch b {
+		case '\r':
+			c.state = chunkSizeLF
+		case ' ', '\t':
+			if c.ext++; c.ext > maxChunkExt {
+				return ErrChunkExt
+			}
+		default:
+			return ErrChunkExt
 		}
 	case chunkExt:
 		if b == '\r' {
@@ -138,6 +152,9 @@ func (c *Chunked) frame(b byte) error {
 func (c *Chunked) trailer(b byte, f func(Field) error) error {
 	if c.section++; c.section > maxTrailers {
 		return ErrTrailerLarge
+	}
+	if b == '\n' && c.state <= trailerLine {
+		return ErrTrailer
 	}
 	switch c.state {
 	case trailerStart:

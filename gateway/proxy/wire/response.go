@@ -77,7 +77,7 @@ func (r *Response) Parse(head []byte) error {
 	for {
 		line, rest = cutLine(rest)
 		if len(line) == 0 {
-			return r.finish()
+			return r.finish(old)
 		}
 		if len(r.Fields) == MaxFields {
 			return ErrTooMany
@@ -181,9 +181,12 @@ func ConnectionNames(value []byte) func(yield func([]byte) bool) {
 }
 
 // finish judges the head as a whole.
-func (r *Response) finish() error {
-	if r.Chunked && r.ContentLength >= 0 {
+func (r *Response) finish(old bool) error {
+	switch {
+	case r.Chunked && r.ContentLength >= 0:
 		return ErrBothLengths
+	case r.Chunked && old:
+		return ErrEncoding // HTTP/1.0 knows no codings
 	}
 	return nil
 }
