@@ -74,10 +74,12 @@ func (c *call) run(route *route.Route) {
 				c.fail(errUnknown(c.name))
 				return
 			}
+			deadline := c.deadline
 			if err := c.bound(route); err != nil {
 				c.fail(err)
 				return
 			}
+			c.deadline = deadline // ctx ends then, whatever the new one's timeout is
 			continue
 		}
 		if err != nil {
@@ -109,6 +111,11 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 				if c.ctx.Err() != nil {
 					outcome = pool.Done
 					c.fail(c.interrupted(err))
+					return answered, nil
+				}
+				if !itsFault(err) {
+					outcome = pool.Done
+					c.fail(errUnreachable(err))
 					return answered, nil
 				}
 				outcome = pool.Unreachable

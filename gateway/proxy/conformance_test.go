@@ -91,6 +91,16 @@ func TestFunctionSeesTheRequest(t *testing.T) {
 	})
 }
 
+func TestASpaceInTheQueryEndsNothing(t *testing.T) { // HTTP/1.1 cannot say it
+	in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Target", r.RequestURI) })
+	g := newRig(t, "complete", nil, in.addr)
+	req := newRequest(t, "GET", g.url("/x"), nil)
+	req.URL.RawQuery = "a=1 HTTP/1.0"
+	if resp, _ := do(t, g.client("h2c"), req); resp.Header.Get("Target") != "/x?a=1%20HTTP/1.0" {
+		t.Errorf("%d, target %q", resp.StatusCode, resp.Header.Get("Target"))
+	}
+}
+
 func TestRequestHeaders(t *testing.T) {
 	everyClient(t, func(t *testing.T, way, protocol string) {
 		seen := make(chan http.Header, 1)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -73,6 +74,26 @@ func errReplaced() error {
 	return orchestrator.Errorf(orchestrator.ErrUnavailable, CodeReplaced, "the function was replaced again and again while the request waited").
 		WithHint("try again")
 }
+
+// itsFault says whether that an instance was not reached is its own fault. All
+// else is this machine's, such as a lack of descriptors, ports or memory: to end
+// instances for it would make things worse.
+func itsFault(err error) bool {
+	if errors.Is(err, errDialTimeout) || errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	for _, errno := range []syscall.Errno{
+		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH,
+	} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// errDialTimeout is a connect that took longer than dialTimeout.
+var errDialTimeout = orchestrator.Errorf(orchestrator.ErrUnavailable, CodeUnreachable, "no connection within %s", dialTimeout)
 
 // acquireError classes an error of Acquire that has no class of its own.
 func acquireError(err error) error {

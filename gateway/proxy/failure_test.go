@@ -352,6 +352,19 @@ func TestUnreachableInstanceIsReplaced(t *testing.T) {
 	})
 }
 
+func TestInstancesAreNotBlamedForThisMachine(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		g := newRig(t, way, nil, "127.0.0.1:99999") // no socket can be made for it
+		p := g.dial()
+		p.say(get)
+		problemOf(t, p, 503, "platform", "function-unreachable")
+		g.calm()
+		if s := g.pool.Status(); s.Ready != 1 || g.pool.Stats().Unreachable != 0 {
+			t.Errorf("the instance was taken out: %+v", s)
+		}
+	})
+}
+
 func TestNoInstanceCanBeReached(t *testing.T) {
 	each(t, func(t *testing.T, way string) {
 		var addrs []string
@@ -478,6 +491,36 @@ func TestReplacedWhileWaiting(t *testing.T) {
 		close(finish)
 		first.head()
 		first.hear("old")
+	})
+}
+
+func TestReplacedWithALongerTimeoutWhileWaiting(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		hold := make(chan struct{})
+		old := serve(t, func(p *peer, _ int) {
+			if p.request() != "" {
+				<-hold
+			}
+		})
+		defer close(hold)
+		g := newRig(t, way, func(s *orchestrator.Spec) {
+			s.Concurrency, s.Scale.Max, s.Timeout = 1, 1, orchestrator.Duration(500*time.Millisecond)
+		}, old.addr, old.addr)
+		first, second := g.dial(), g.dial()
+		first.say(get)
+		for g.pool.Status().InFlight == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		second.say(get)
+		for g.pool.Status().Waiting == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		release := spec(nil) // with more time
+		release.Revision.ID = "r2-fedcba"
+		g.routes.set("echo", &route.Route{Release: release, Pool: g.newPool(release, proxy.NewConns, old.addr)})
+		g.pool.Drain()
+		problemOf(t, second, 504, "function", "invocation-timeout")
+		problemOf(t, first, 504, "function", "invocation-timeout")
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/gateway/requestid"
-	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/pool"
 	"github.com/kilnfaas/kiln/orchestrator/route"
 )
@@ -219,8 +218,13 @@ func (l *loop) connected(b *backend, err error) {
 // unreached tries another instance: nothing was sent to this one.
 func (l *loop) unreached(c *client, err error) {
 	f := &c.call
-	f.release(pool.Unreachable)
 	f.sent = time.Time{}
+	if !itsFault(err) {
+		f.release(pool.Done)
+		l.fail(c, errUnreachable(err))
+		return
+	}
+	f.release(pool.Unreachable)
 	if f.attempts++; f.attempts >= maxAttempts {
 		l.fail(c, errUnreachable(err))
 		return
@@ -384,5 +388,3 @@ func (l *loop) observe(c *client, code int) {
 	}
 	l.s.handler.Observe(f.route.Release.Spec.Name, code, f.queue, f.start, function)
 }
-
-var errDialTimeout = orchestrator.Errorf(orchestrator.ErrUnavailable, CodeUnreachable, "no connection within %s", dialTimeout)

@@ -55,7 +55,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
-		target += "?" + r.URL.RawQuery
+		// HTTP/2 lets a space through, which would end the target of HTTP/1.1.
+		target += "?" + strings.ReplaceAll(r.URL.RawQuery, " ", "%20")
 	}
 	c := &call{h: h, w: w, r: r, rc: http.NewResponseController(w), name: name, target: target, arrived: arrived}
 	c.identify()
