@@ -210,7 +210,13 @@ func (l *Loop) pass(ctx context.Context) error {
 	var orphans []orchestrator.Container
 	for _, c := range running {
 		alive[c.ID] = c.State != orchestrator.ContainerExited
-		if l.Fleet.Owns(c.ID) || alive[c.ID] && l.Fleet.Adopt(c) {
+		if l.Fleet.Owns(c.ID) {
+			if !alive[c.ID] {
+				l.ended(ctx, c.ID)
+			}
+			continue
+		}
+		if alive[c.ID] && l.Fleet.Adopt(c) {
 			continue
 		}
 		orphans = append(orphans, c)
@@ -227,6 +233,16 @@ func (l *Loop) pass(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// ended tells of the end of a container that is in use: also of those that
+// belong to no function yet. When it was listed it may only have been created,
+// so it is looked at again.
+func (l *Loop) ended(ctx context.Context, id string) {
+	c, err := l.Engine.Inspect(ctx, id)
+	if err == nil && c.State == orchestrator.ContainerExited || errors.Is(err, orchestrator.ErrNotFound) {
+		l.Fleet.Died(id, c.ExitCode, c.OOMKilled)
+	}
 }
 
 // known returns the containers that the fleet counts on.

@@ -27,6 +27,7 @@ type fleet struct {
 	owned map[string]bool // guarded by mu
 	died  []string        // guarded by mu
 	oom   int             // guarded by mu
+	cell  string          // owned, and of no function; guarded by mu
 }
 
 func (f *fleet) Prove(context.Context, orchestrator.Release) error { return nil }
@@ -49,6 +50,9 @@ func (f *fleet) Died(id string, _ int, oom bool) {
 	defer f.mu.Unlock()
 	f.died = append(f.died, id)
 	delete(f.owned, id)
+	if id == f.cell {
+		f.cell = ""
+	}
 	if oom {
 		f.oom++
 	}
@@ -57,7 +61,7 @@ func (f *fleet) Died(id string, _ int, oom bool) {
 func (f *fleet) Owns(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.owned[id]
+	return f.owned[id] || id == f.cell
 }
 
 func (f *fleet) Status(string) (orchestrator.FunctionStatus, bool) {
@@ -188,6 +192,23 @@ func TestDeathsWhileTheEngineWasAway(t *testing.T) {
 		time.Sleep(20 * time.Second) // less than the interval of passes
 		if owned, died, _ := b.fleet.count(); owned != 0 || died == 0 {
 			t.Errorf("%d owned, %d deaths after the engine came back", owned, died)
+		}
+	})
+}
+
+func TestDeathOfACellWhileTheEngineWasAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.open(t)
+		id := b.run(t, "cell", owner, "")
+		b.fleet.cell = id
+		b.engine.Down()
+		b.engine.Kill(id)
+		time.Sleep(time.Second)
+		b.engine.Up()
+		time.Sleep(20 * time.Second) // less than the interval of passes
+		if b.fleet.Owns(id) {
+			t.Error("the death of a container that is of no function was not told")
 		}
 	})
 }
