@@ -67,6 +67,7 @@ type Client struct {
 	api     *client.Client
 	options Options
 	users   userCache
+	frozen  frozenSet
 	// pullStall is a field for the tests' sake.
 	pullStall time.Duration
 

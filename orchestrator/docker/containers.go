@@ -206,6 +206,7 @@ func environment(env map[string]string) []string {
 
 // Stop ends and removes a container. With a grace of 0 it is killed at once.
 func (c *Client) Stop(ctx context.Context, id string, grace time.Duration) error {
+	defer c.frozen.remove(id)
 	callCtx, cancel := context.WithTimeout(ctx, grace+stopMargin)
 	defer cancel()
 	if grace > 0 {
@@ -248,59 +249,6 @@ func (c *Client) awaitRemoved(ctx context.Context, id string) error {
 		}
 		return err
 	}
-}
-
-// Freezing fails now and then on cgroup v1 when a process of the container is
-// just being started or is in the kernel: runc gives up after some tries,
-// thaws, and reports "unable to freeze".
-const (
-	freezeTries = 4
-	freezePause = 20 * time.Millisecond
-)
-
-// Freeze pauses a container through the engine.
-func (c *Client) Freeze(ctx context.Context, id string) error {
-	callCtx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	for try := 1; ; try++ {
-		err := c.api.ContainerPause(callCtx, id)
-		if err == nil || try == freezeTries || !strings.Contains(err.Error(), "unable to freeze") {
-			return c.unless(ctx, id, orchestrator.ContainerFrozen, translate(ctx, "freeze "+short(id), err))
-		}
-		pause := time.NewTimer(freezePause)
-		select {
-		case <-pause.C:
-		case <-callCtx.Done():
-			pause.Stop()
-			return translate(ctx, "freeze "+short(id), callCtx.Err())
-		}
-	}
-}
-
-// Thaw undoes Freeze.
-func (c *Client) Thaw(ctx context.Context, id string) error {
-	callCtx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	err := translate(ctx, "thaw "+short(id), c.api.ContainerUnpause(callCtx, id))
-	return c.unless(ctx, id, orchestrator.ContainerRunning, err)
-}
-
-// unless forgives a refusal when the container is in the wanted state already.
-func (c *Client) unless(ctx context.Context, id string, want orchestrator.ContainerState, refusal error) error {
-	if refusal == nil || errors.Is(refusal, orchestrator.ErrNotFound) || ctx.Err() != nil {
-		return refusal
-	}
-	now, err := c.Inspect(ctx, id)
-	switch {
-	case err != nil:
-		return refusal
-	case now.State == want:
-		return nil
-	case now.State == orchestrator.ContainerExited && !errors.Is(refusal, orchestrator.ErrConflict):
-		// Engines up to 20.10 report some of these refusals as internal errors.
-		return orchestrator.Errorf(orchestrator.ErrConflict, "container-exited", "the container has ended: %w", refusal)
-	}
-	return refusal
 }
 
 // Limit changes the limits of a running container. Limits of 0 stay as they are.

@@ -146,6 +146,7 @@ func TestRunCosts(t *testing.T) {
 
 func TestFreezeTriesAgain(t *testing.T) {
 	engine := startDaemon(t)
+	engine.on("GET /containers/c1/json", answer(map[string]any{"Id": "c1", "State": map[string]any{"Status": "running", "Running": true}}))
 	tries := 0
 	engine.on("POST /containers/c1/pause", func(w http.ResponseWriter, r *http.Request) {
 		if tries++; tries < 3 {
@@ -156,5 +157,53 @@ func TestFreezeTriesAgain(t *testing.T) {
 	})
 	if err := engine.open(t, docker.Options{}).Freeze(t.Context(), "c1"); err != nil || tries != 3 {
 		t.Errorf("Freeze: got %v after %d tries, want success at the third", err, tries)
+	}
+}
+
+// TestThawOfStaleState has an engine that forgets for a while that a container
+// is paused.
+func TestThawOfStaleState(t *testing.T) {
+	engine := startDaemon(t)
+	engine.on("POST /containers/c1/pause", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	engine.on("GET /containers/c1/json", answer(map[string]any{"Id": "c1", "State": map[string]any{"Status": "running", "Running": true}}))
+	tries := 0
+	engine.on("POST /containers/c1/unpause", func(w http.ResponseWriter, r *http.Request) {
+		if tries++; tries < 4 {
+			refuse(http.StatusConflict, "Container c1 is not paused")(w, r)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	client := engine.open(t, docker.Options{})
+	if err := client.Freeze(t.Context(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Thaw(t.Context(), "c1"); err != nil || tries != 4 {
+		t.Errorf("Thaw: got %v after %d tries, want success at the fourth", err, tries)
+	}
+	tries = 0
+	if err := client.Thaw(t.Context(), "c1"); err != nil || tries != 1 {
+		t.Errorf("Thaw of what runs: got %v after %d tries, want success at the first", err, tries)
+	}
+}
+
+// TestFreezeOfStaleState is the same the other way round.
+func TestFreezeOfStaleState(t *testing.T) {
+	engine := startDaemon(t)
+	engine.on("GET /containers/c1/json", answer(map[string]any{"Id": "c1", "State": map[string]any{"Status": "paused", "Paused": true}}))
+	tries := 0
+	engine.on("POST /containers/c1/pause", func(w http.ResponseWriter, r *http.Request) {
+		if tries++; tries != 3 {
+			refuse(http.StatusConflict, "Container c1 is already paused")(w, r)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	client := engine.open(t, docker.Options{})
+	if err := client.Freeze(t.Context(), "c1"); err != nil || tries != 3 {
+		t.Errorf("Freeze: got %v after %d tries, want success at the third", err, tries)
+	}
+	if err := client.Freeze(t.Context(), "c1"); err != nil || tries != 4 {
+		t.Errorf("Freeze of what is frozen: got %v after %d tries, want one more", err, tries)
 	}
 }

@@ -35,12 +35,8 @@ func (c *Client) Events(ctx context.Context, labels map[string]string, f func(or
 			retry = eventsRetryMin
 		}
 		// Full jitter, so that several gateways do not come back at once.
-		wait := time.NewTimer(retry/2 + rand.N(retry/2))
-		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return fmt.Errorf("follow events: %w", ctx.Err())
-		case <-wait.C:
+		if err := pause(ctx, retry/2+rand.N(retry/2)); err != nil {
+			return fmt.Errorf("follow events: %w", err)
 		}
 		retry = min(2*retry, eventsRetryMax)
 	}

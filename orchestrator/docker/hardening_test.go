@@ -243,18 +243,22 @@ func TestCancelledBuildStops(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
 			ran := false
+			var told time.Time
 			_, err := client.Build(ctx, orchestrator.BuildRequest{
 				Dockerfile: "Dockerfile",
 				Context:    tarOf(map[string]string{"Dockerfile": fmt.Sprintf("FROM %s\nRUN [\"/probe\", \"script\", %q, \"sleep 10m\"]\n", base, marker)}),
 				Progress: func(e orchestrator.BuildEvent) {
 					if e.Kind == orchestrator.BuildLog {
-						ran = processes(marker) > 0
+						ran, told = processes(marker) > 0, time.Now()
 						cancel()
 					}
 				},
 			})
 			if !errors.Is(err, context.Canceled) {
 				t.Errorf("Build: got %v, want context.Canceled", err)
+			}
+			if took := time.Since(told); took > promptly {
+				t.Errorf("it took %s to stop: the engine was not told, only left", took)
 			}
 			if !ran {
 				t.Skip("SKIPPED, NOT TESTED: the engine's processes are not visible from here")
@@ -265,6 +269,10 @@ func TestCancelledBuildStops(t *testing.T) {
 		})
 	}
 }
+
+// promptly is below the time after which Build cuts the connection of a build
+// that does not stop when it is told to.
+const promptly = 8 * time.Second
 
 // processes counts processes of this machine with text on their command line.
 func processes(text string) int {

@@ -39,22 +39,21 @@ var logTests = []suiteTest{
 	{"Unknown", testLogsUnknown},
 }
 
-// wantState checks what Inspect and List say.
+// wantState waits until Inspect and List say so. An engine may report a state
+// that was changed a moment ago as it was before.
 func (b *bench) wantState(t *testing.T, id string, want orchestrator.ContainerState) {
 	t.Helper()
-	c, err := b.Engine.Inspect(b.ctx(t), id)
-	if err != nil || c.State != want || c.Addr == "" {
-		t.Errorf("Inspect: got %+v, %v; want it %s with its address", c, err, want)
-	}
-	list, err := b.Engine.List(b.ctx(t), b.Labels)
-	if err != nil {
-		t.Errorf("List: %v", err)
-	}
-	for _, c := range list {
-		if c.ID == id && (c.State != want || c.Addr == "") {
-			t.Errorf("List: got %+v; want it %s with its address", c, want)
+	b.await(t, "the container is reported as "+string(want)+" with its address", func() bool {
+		c, err := b.Engine.Inspect(b.ctx(t), id)
+		if err != nil {
+			t.Fatalf("Inspect: %v", err)
 		}
-	}
+		list, err := b.Engine.List(b.ctx(t), b.Labels)
+		if err != nil || len(list) != 1 {
+			t.Fatalf("List: got %+v, %v; want one", list, err)
+		}
+		return c.State == want && c.Addr != "" && list[0].ID == id && list[0].State == want && list[0].Addr != ""
+	})
 }
 
 // standsStill is how long the suite waits to see that a frozen container does
@@ -129,7 +128,7 @@ func testRemoveFrozen(t *testing.T, b *bench) {
 func testFreezeOften(t *testing.T, b *bench) {
 	ctx := b.ctx(t)
 	c := b.serve(t, b.config())
-	for i := range 20 {
+	for i := range 40 {
 		if err := b.Engine.Freeze(ctx, c.ID); err != nil {
 			t.Fatalf("Freeze %d: %v", i, err)
 		}
