@@ -15,6 +15,7 @@ package cell
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -285,6 +286,26 @@ func (l *Launcher) Died(id string, exitCode int, oom bool) {
 		poke(l.kick)
 	case loading:
 		c.died(fmt.Errorf("the cell ended with exit code %d while it was loaded", exitCode))
+	}
+}
+
+// Displaced drops the cell whose address another container has got: it is gone,
+// and a function's code and environment must not be sent to a stranger.
+func (l *Launcher) Displaced(addr, by string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, c := range l.cells {
+		if c.addr != addr || id == by {
+			continue
+		}
+		switch c.state {
+		case waiting:
+			c.stock.remove(c)
+			l.end(c)
+			poke(l.kick)
+		case loading:
+			c.died(errors.New("another container has the cell's address"))
+		}
 	}
 }
 

@@ -257,7 +257,8 @@ func (r *rig) full(t *testing.T, rel orchestrator.Release) {
 
 func (r *rig) get(t *testing.T, addr string) string {
 	t.Helper()
-	response, err := http.Get("http://" + addr + "/")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get("http://" + addr + "/")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func (s *slowNext) Bring(ctx context.Context, _ launch.Request) (id, addr string
 	s.n++
 	id = fmt.Sprint("cell", s.n)
 	s.alive[id] = true
-	return id, "127.0.0.1:1", nil
+	return id, fmt.Sprintf("127.0.0.1:%d", s.n), nil
 }
 
 func (s *slowNext) Launch(context.Context, pool.Order) (pool.Launched, error) {
@@ -146,6 +146,28 @@ func TestCellsThatCannotBeMadeAreTriedLessAndLess(t *testing.T) {
 		time.Sleep(70 * time.Second)
 		if alive, _ := next.count(); alive != 2 {
 			t.Errorf("%d cells once it works", alive)
+		}
+	})
+}
+
+func TestACellThatLostItsAddressIsNotLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		next := &slowNext{alive: map[string]bool{}}
+		l := newStock(t, next)
+		l.Serving(release())
+		time.Sleep(5 * time.Second)
+		l.Displaced("127.0.0.1:1", "cell1") // it is the one there
+		l.Displaced("127.0.0.1:9", "other")
+		if n := l.Waiting()["python"]; n != 2 {
+			t.Errorf("%d cells wait, want both", n)
+		}
+		l.Displaced("127.0.0.1:1", "other")
+		if n := l.Waiting()["python"]; n != 1 {
+			t.Errorf("%d cells wait, want the other one", n)
+		}
+		time.Sleep(5 * time.Second)
+		if n := l.Waiting()["python"]; n != 2 || l.Owns("cell1") {
+			t.Errorf("%d cells wait, want it replaced", n)
 		}
 	})
 }

@@ -366,6 +366,9 @@ func (t *Table) Died(id string, exitCode int, oom bool) {
 // Placed tells that a container was started at an address, "IP:port": whoever
 // else was known to be there is gone.
 func (t *Table) Placed(id, addr string) {
+	if d, ok := t.launcher.(interface{ Displaced(addr, by string) }); ok {
+		d.Displaced(addr, id)
+	}
 	for _, p := range t.all() {
 		p.Displaced(addr, id)
 	}
