@@ -149,18 +149,36 @@ func (p *Pool) Configure(release orchestrator.Release) {
 func (p *Pool) Acquire(ctx context.Context) (Lease, error) {
 	p.mu.Lock()
 	now := p.now()
-	if p.queue.len == 0 && p.phase == serving {
-		if in := p.pick(); in != nil {
-			p.arrive(now)
-			p.occupy(in)
-			p.inflight++
-			p.calls++
-			p.stats.Acquired++
-			p.mu.Unlock()
-			return Lease{pool: p, instance: in, since: now}, nil
-		}
+	if lease, ok := p.take(now); ok {
+		p.mu.Unlock()
+		return lease, nil
 	}
 	return p.wait(ctx, now)
+}
+
+// TryAcquire returns a slot if one is free and nobody waits. It never waits and
+// starts nothing.
+func (p *Pool) TryAcquire() (Lease, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.take(p.now())
+}
+
+// take gives a free slot to a new request; mu is held.
+func (p *Pool) take(now instant) (Lease, bool) {
+	if p.queue.len > 0 || p.phase != serving {
+		return Lease{}, false
+	}
+	in := p.pick()
+	if in == nil {
+		return Lease{}, false
+	}
+	p.arrive(now)
+	p.occupy(in)
+	p.inflight++
+	p.calls++
+	p.stats.Acquired++
+	return Lease{pool: p, instance: in, since: now}, true
 }
 
 // giveBack ends a lease.

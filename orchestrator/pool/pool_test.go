@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/pool"
 )
 
@@ -29,6 +30,41 @@ func TestAcquireStartsFromZero(t *testing.T) {
 		if launched, _ := h.count(); launched != 1 {
 			t.Errorf("%d launches, want 1", launched)
 		}
+	})
+}
+
+func TestTryAcquireNeverWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, newLauncher(t), release(1, func(s *orchestrator.Spec) { s.Scale.Max = 1 }))
+		if _, ok := h.TryAcquire(); ok {
+			t.Error("a slot of nothing")
+		}
+		time.Sleep(2 * time.Second)
+		if launched, _ := h.count(); launched != 0 {
+			t.Error("something was started")
+		}
+		h.call(0)
+		lease, ok := h.TryAcquire()
+		if !ok {
+			t.Fatal("no slot of an idle instance")
+		}
+		if _, ok := h.TryAcquire(); ok {
+			t.Error("a slot too many")
+		}
+		waited := make(chan pool.Lease)
+		go func() { waited <- h.acquire(context.Background()) }()
+		synctest.Wait()
+		lease.Release(pool.Done)
+		next := <-waited
+		if s := h.Status(); s.InFlight != 1 || h.Stats().Acquired != 3 {
+			t.Errorf("%+v, %+v", s, h.Stats())
+		}
+		next.Release(pool.Done)
+		h.Drain()
+		if _, ok := h.TryAcquire(); ok {
+			t.Error("a slot of a pool that is draining")
+		}
+		<-h.Gone()
 	})
 }
 
