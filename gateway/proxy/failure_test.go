@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/proxy"
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
 	"github.com/kilnfaas/kiln/orchestrator/route"
 )
 
@@ -661,4 +663,53 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 			t.Errorf("head %q", head)
 		}
 	})
+}
+
+// TestConnectionAfterADeadOneIsKnown: the kept connection has died, and the loop
+// finds out as it is about to use it, before it has heard of it.
+func TestConnectionAfterADeadOneIsKnown(t *testing.T) {
+	hangUp, hungUp, ended := make(chan struct{}), make(chan struct{}), make(chan struct{}, 8)
+	in := serve(t, func(p *peer, n int) {
+		for p.request() != "" {
+			p.say("HTTP/1.1 200 OK\nContent-Length: 0\n\n")
+			if n == 1 {
+				<-hangUp
+				p.Close()
+				close(hungUp)
+				return
+			}
+		}
+		ended <- struct{}{}
+	})
+	g := newRig(t, "fast", nil, in.addr)
+	first := g.dial()
+	first.say(get)
+	first.head()
+	g.calm()
+	for range runtime.GOMAXPROCS(0) - 1 { // the next but these is the same loop's
+		g.dial()
+	}
+	second := g.dial()
+	before := g.routes.asked.Load()
+	g.routes.mu.Lock() // holds the loop up
+	second.say(get)
+	for g.routes.asked.Load() == before {
+		time.Sleep(time.Millisecond)
+	}
+	close(hangUp)
+	<-hungUp
+	g.routes.mu.Unlock()
+	second.head()
+	g.calm()
+	lease, err := g.pool.Acquire(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease.Conns().CloseIdle()
+	lease.Release(pool.Done)
+	select {
+	case <-ended:
+	case <-time.After(patience / 4):
+		t.Error("a connection is not among those that can be closed")
+	}
 }

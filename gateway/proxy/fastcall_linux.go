@@ -184,7 +184,11 @@ func (l *loop) connect(c *client, raw []byte) {
 		}
 	}
 	l.preserve(c, raw)
-	l.redial(c, set, err)
+	if err != nil {
+		l.unreached(c, err)
+		return
+	}
+	l.redialAfter(c, set) // kept may have dropped the last one
 }
 
 // redial makes a new connection for a call whose request is kept.

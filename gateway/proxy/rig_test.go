@@ -78,9 +78,12 @@ type routes struct {
 	m  map[string]*route.Route
 	// left is how often a name is found before it is gone.
 	left map[string]int
+
+	asked atomic.Int64 // how often Lookup was called
 }
 
 func (r *routes) Lookup(name string) *route.Route {
+	r.asked.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if n, ok := r.left[name]; ok {
