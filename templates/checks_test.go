@@ -441,13 +441,7 @@ func checkDrain(t *testing.T, i *instance) {
 	readResponse(t, r, http.MethodPost)
 	body := openStream(t, i, "drain-end")
 	docker(t, "kill", "--signal", "TERM", i.id)
-	until(t, "the port refuses", func() bool {
-		conn, err := net.DialTimeout("tcp", i.addr, time.Second)
-		if err == nil {
-			conn.Close()
-		}
-		return err != nil
-	})
+	until(t, "the port refuses", func() bool { return !i.accepts() })
 	if !i.running() {
 		t.Fatal("the instance ended with a request in flight")
 	}

@@ -385,13 +385,15 @@ func (i *instance) tryReady() error {
 // waitAccepting returns once the port accepts.
 func (i *instance) waitAccepting() {
 	i.t.Helper()
-	until(i.t, "the port accepts", func() bool {
-		conn, err := net.DialTimeout("tcp", i.addr, time.Second)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	until(i.t, "the port accepts", i.accepts)
+}
+
+func (i *instance) accepts() bool {
+	conn, err := net.DialTimeout("tcp", i.addr, time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 func embedded(t *testing.T) *templates.Catalogue {

@@ -114,9 +114,6 @@ func (o *output) begin(status int) {
 	o.begun = true
 	if o.contentType == "" {
 		o.contentType = "application/octet-stream"
-		if utf8.Valid(o.held.Bytes()) && o.held.Len() < maxHeld {
-			o.contentType = "text/plain; charset=utf-8"
-		}
 	}
 	o.w.Header().Set("Content-Type", o.contentType)
 	o.w.WriteHeader(status)
@@ -125,6 +122,9 @@ func (o *output) begin(status int) {
 func (o *output) finish(status int) {
 	if o.begun {
 		return
+	}
+	if o.contentType == "" && utf8.Valid(o.held.Bytes()) {
+		o.contentType = "text/plain; charset=utf-8"
 	}
 	o.w.Header().Set("Content-Length", strconv.Itoa(o.held.Len()))
 	o.begin(status)
