@@ -46,6 +46,6 @@ fuzz: ## ten seconds of each fuzz target
 fmt: ## format the sources
 	gofmt -w .
 
-bench: build ## measure: load, cold starts, builds
-	@[[ -x bin/kiln-bench ]] || { echo "cmd/kiln-bench is not there yet"; exit 1; }
-	bin/kiln-bench
+bench: build ## measure against nginx and docker run; QUICK=1 takes under 3 minutes
+	@deploy/bench-setup
+	bin/kiln-bench $(if $(QUICK),-quick)
