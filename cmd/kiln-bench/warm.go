@@ -173,6 +173,9 @@ func runRandom(ctx context.Context, p plan, g *gateway) (RandomRow, error) {
 
 // workDir makes a folder for state and logs, which stays when the run fails.
 func workDir() (string, error) {
-	dir := filepath.Join(".kiln", "bench", time.Now().Format("20060102-150405"))
+	dir, err := filepath.Abs(filepath.Join(".kiln", "bench", time.Now().Format("20060102-150405")))
+	if err != nil {
+		return "", err
+	}
 	return dir, os.MkdirAll(dir, 0o755)
 }
