@@ -101,7 +101,12 @@ func (c *call) run(route *route.Route) {
 func (c *call) attempt(lease pool.Lease) (verdict, error) {
 	outcome := pool.Failed // also when a panic passes
 	defer func() { lease.Release(outcome) }()
-	conns := lease.Conns().(*Conns)
+	conns, ok := lease.Conns().(*Conns)
+	if !ok {
+		outcome = pool.Done
+		c.fail(errForeign)
+		return answered, nil
+	}
 	u := conns.get()
 	for {
 		if u == nil {

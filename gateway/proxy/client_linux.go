@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,7 +55,7 @@ func (l *loop) adopt(fd int, peer string) {
 		return
 	}
 	l.clients++
-	l.timers.set(c, l.now+int64(headTimeout))
+	l.timers.set(c, l.now+int64(l.s.headTimeout))
 }
 
 // close ends a client's connection.
@@ -156,7 +155,7 @@ func (l *loop) consume(c *client, data []byte) {
 		n, err := wire.HeadEnd(data, c.scanned)
 		if err == nil && n == 0 {
 			if c.scanned == 0 {
-				l.timers.set(c, l.now+int64(headTimeout))
+				l.timers.set(c, l.now+int64(l.s.headTimeout))
 			}
 			c.scanned = len(data)
 			break
@@ -233,7 +232,7 @@ func (l *loop) next(c *client) {
 		l.farewell(c)
 	default:
 		c.state = clientReading
-		l.timers.set(c, l.now+int64(idleTimeout))
+		l.timers.set(c, l.now+int64(l.s.idleTimeout))
 		if c.readable || len(c.in) > 0 {
 			l.soon(c)
 		}
@@ -294,16 +293,3 @@ func (l *loop) drain() {
 		}
 	}
 }
-
-// Timeouts of clients' connections.
-const (
-	// headTimeout is how long a request's head may take. A client that is slower
-	// is not one that waits for an answer.
-	headTimeout = 10 * time.Second
-	// idleTimeout is how long a kept connection may be unused: longer than the 60 s
-	// after which common clients and balancers give theirs up.
-	idleTimeout = 2 * time.Minute
-	// lingerTimeout is how long the rest of what a client sends is thrown away
-	// after its last answer.
-	lingerTimeout = time.Second
-)

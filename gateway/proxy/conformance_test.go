@@ -240,7 +240,7 @@ func TestRequestIDOfTheClientIsKept(t *testing.T) {
 
 // bodies are the sizes at which something changes: nothing, one read, more than
 // a socket's buffers.
-var bodies = []int{0, 1, 1 << 10, 32<<10 + 1, 64 << 10, 1 << 20, 9 << 20}
+var bodies = []int{0, 1, 1 << 10, 32<<10 + 1, 64 << 10, 1 << 20, 3 << 20}
 
 func noise(n int) []byte {
 	b := make([]byte, n)

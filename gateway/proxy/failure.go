@@ -25,6 +25,7 @@ const (
 var (
 	errClientGone = errors.New("client went away")
 	errBodyLimit  = errors.New("request body over the limit")
+	errForeign    = errors.New("the pool's connections are not of this package: its NewConns is not proxy.NewConns")
 	errResend     = errors.New("nothing of the request was received")
 )
 

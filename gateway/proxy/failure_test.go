@@ -539,7 +539,7 @@ func TestFunctionRemovedWhileWaiting(t *testing.T) {
 
 func TestSlowReader(t *testing.T) {
 	each(t, func(t *testing.T, way string) {
-		const size = 32 << 20
+		const size = 8 << 20
 		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/length" {
 				w.Header().Set("Content-Length", strconv.Itoa(size))

@@ -102,20 +102,13 @@ func cutName(target []byte) (name, rest []byte) {
 // at returns a time on the loop's clock.
 func (l *loop) at(t time.Time) int64 { return max(1, int64(t.Sub(l.epoch))) }
 
-// eager is a pool that says at once whether a slot is free.
-type eager interface {
-	TryAcquire() (pool.Lease, bool)
-}
-
 // acquire gets a slot for a call and goes on with it; raw is the request as far
 // as it came.
 func (l *loop) acquire(c *client, raw []byte) {
 	f := &c.call
-	if p, ok := any(f.route.Pool).(eager); ok {
-		if f.lease, f.leased = p.TryAcquire(); f.leased {
-			l.connect(c, raw)
-			return
-		}
+	if f.lease, f.leased = f.route.Pool.TryAcquire(); f.leased {
+		l.connect(c, raw)
+		return
 	}
 	l.preserve(c, raw)
 	c.state = clientWaiting
@@ -174,7 +167,12 @@ func (l *loop) granted(m *message) {
 func (l *loop) connect(c *client, raw []byte) {
 	f := &c.call
 	c.state = clientCalling
-	conns := f.lease.Conns().(*Conns)
+	conns, ok := f.lease.Conns().(*Conns)
+	if !ok {
+		f.release(pool.Done)
+		l.fail(c, errForeign)
+		return
+	}
 	set, err := l.backendsOf(conns)
 	if err == nil {
 		if b := l.kept(set); b != nil {

@@ -16,12 +16,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultMaxClients bounds the connections of clients, handed over ones
-// included. Each costs a descriptor, and about 1 KiB while idle.
-const DefaultMaxClients = 16 << 10
+// Defaults of a Config.
+const (
+	// DefaultMaxClients bounds the connections of clients, handed over ones
+	// included. Each costs a descriptor, and about 1 KiB while idle.
+	DefaultMaxClients = 16 << 10
+	// DefaultHeadTimeout is how long a request's head may take. A client that is
+	// slower is not one that waits for an answer.
+	DefaultHeadTimeout = 10 * time.Second
+	// DefaultIdleTimeout is how long a kept connection may be unused: longer than
+	// the 60 s after which common clients and balancers give theirs up.
+	DefaultIdleTimeout = 2 * time.Minute
+)
 
-// acceptPause is how long accepting pauses when there are no descriptors left.
-const acceptPause = 20 * time.Millisecond
+const (
+	// acceptPause is how long accepting pauses when there are no descriptors left.
+	acceptPause = 20 * time.Millisecond
+	// lingerTimeout is how long the rest of what a client sends is thrown away
+	// after its last answer.
+	lingerTimeout = time.Second
+)
 
 // Listener is a net.Listener that serves common invocations by itself and
 // returns the other connections from Accept, with what was read of them, for an
@@ -36,6 +50,9 @@ type Listener struct {
 	inner   *net.TCPListener
 	file    *os.File // of inner, for accepting without the runtime's poller
 	max     int
+
+	headTimeout, idleTimeout time.Duration
+
 	loops   []*loop
 	ctx     context.Context // of waits for slots
 	cancel  context.CancelFunc
@@ -53,8 +70,11 @@ type Listener struct {
 type Config struct {
 	Handler    *Handler     // whose routes, errors and counters are shared
 	Logger     *slog.Logger // nil = discard
-	Loops      int          // event loops; 0 = one for each processor
-	MaxClients int          // 0 = DefaultMaxClients
+	Loops      int          // event loops; 0 = one for two processors
+	MaxClients int          // connections of clients at most; 0 = DefaultMaxClients
+	// HeadTimeout is how long a request's head may take, IdleTimeout how long a
+	// kept connection may be unused; 0 = the defaults.
+	HeadTimeout, IdleTimeout time.Duration
 }
 
 // Listen takes inner over. The Listener closes it.
@@ -63,7 +83,10 @@ func Listen(inner *net.TCPListener, config Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Listener{handler: config.Handler, logger: config.Logger, inner: inner, file: file, max: config.MaxClients}
+	s := &Listener{
+		handler: config.Handler, logger: config.Logger, inner: inner, file: file, max: config.MaxClients,
+		headTimeout: config.HeadTimeout, idleTimeout: config.IdleTimeout,
+	}
 	s.change.L = &s.mu
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
@@ -71,9 +94,18 @@ func Listen(inner *net.TCPListener, config Config) (*Listener, error) {
 	if s.max <= 0 {
 		s.max = DefaultMaxClients
 	}
+	if s.headTimeout <= 0 {
+		s.headTimeout = DefaultHeadTimeout
+	}
+	if s.idleTimeout <= 0 {
+		s.idleTimeout = DefaultIdleTimeout
+	}
 	loops := config.Loops
 	if loops <= 0 {
-		loops = runtime.GOMAXPROCS(0)
+		// Functions and kernel need the other half. And while a processor of the
+		// runtime is free, it does not take that of a waiting loop away, which
+		// would cost each wake-up more than its request.
+		loops = (runtime.GOMAXPROCS(0) + 1) / 2
 	}
 	for range loops {
 		l, err := newLoop(s)

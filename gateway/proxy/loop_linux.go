@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ type loop struct {
 	vacant   []uint32 // free slots of table
 	timers   timers
 	again    []*client // to go on with before the next wait
+	resting  []*client // memory for again
 	backends map[*Conns]*backends
 	clients  int
 	draining bool
@@ -49,7 +51,7 @@ type loop struct {
 	request  wire.Request
 	response wire.Response
 	date     []byte // of the Date header
-	dateAt   int64  // the second it tells
+	dateAt   int64  // when the second that it tells began
 
 	asleep atomic.Bool // it may be waiting: post has to wake it
 	mu     sync.Mutex
@@ -139,15 +141,7 @@ func (l *loop) run() {
 		for c := l.timers.expired(l.now); c != nil; c = l.timers.expired(l.now) {
 			l.overdue(c)
 		}
-		for n := len(l.again); n > 0; n-- {
-			c := l.again[0]
-			l.again = l.again[1:]
-			c.queued = false
-			l.advance(c)
-		}
-		if len(l.again) == 0 {
-			l.again = nil
-		}
+		l.goOn()
 		if l.draining && l.clients == 0 {
 			return
 		}
@@ -157,6 +151,47 @@ func (l *loop) run() {
 		for _, e := range events {
 			l.event(e)
 		}
+	}
+}
+
+// goOn goes on with those who had more to do than one turn allows.
+func (l *loop) goOn() {
+	turn := l.again
+	l.again = l.resting[:0]
+	for i, c := range turn {
+		turn[i] = nil
+		c.queued = false
+		l.resume(c)
+	}
+	l.resting = turn
+}
+
+func (l *loop) resume(c *client) {
+	if c.state != clientClosed {
+		defer l.guard(c.slot)
+		l.advance(c)
+	}
+}
+
+// guard ends the connections that a panic came from, as net/http does for its
+// own, so that a defect met by one request does not end all the others.
+func (l *loop) guard(slot uint32) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	l.s.logger.Error("panic in the data plane", "panic", p, "stack", string(debug.Stack()))
+	e := l.table[slot]
+	c := e.client
+	if e.backend != nil {
+		c = e.backend.c
+	}
+	switch {
+	case c != nil:
+		l.quit(c, pool.Done)
+		l.close(c)
+	case e.backend != nil:
+		l.drop(e.backend)
 	}
 }
 
@@ -232,6 +267,7 @@ func (l *loop) event(e unix.EpollEvent) {
 	if e.Fd < 0 {
 		return // a message
 	}
+	defer l.guard(uint32(e.Fd))
 	entry := &l.table[e.Fd]
 	if entry.generation != uint32(e.Pad) {
 		return // of a connection that is no more
@@ -295,11 +331,12 @@ func (l *loop) discard(p []byte) {
 	}
 }
 
-// today returns the value of the Date header.
+// today returns the value of the Date header, which is made once a second.
 func (l *loop) today() []byte {
-	if second := l.now / int64(time.Second); second != l.dateAt || l.date == nil {
-		l.dateAt = second
-		l.date = l.epoch.Add(time.Duration(l.now)).UTC().AppendFormat(l.date[:0], http.TimeFormat)
+	if l.now-l.dateAt >= int64(time.Second) || l.date == nil {
+		now := time.Now()
+		l.dateAt = l.now - int64(now.Nanosecond())
+		l.date = now.UTC().AppendFormat(l.date[:0], http.TimeFormat)
 	}
 	return l.date
 }

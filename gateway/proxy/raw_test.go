@@ -424,7 +424,7 @@ func TestLargeBodiesBothWaysAtOnce(t *testing.T) {
 			io.Copy(w, r.Body)
 		})
 		g := newRig(t, way, func(s *orchestrator.Spec) { s.MaxRequest = 0 }, in.addr)
-		sent := noise(24 << 20)
+		sent := noise(12 << 20)
 		resp, err := g.client("h1").Post(g.url("/"), "application/octet-stream", bytes.NewReader(sent))
 		if err != nil {
 			t.Fatal(err)

@@ -32,24 +32,25 @@ func (l *loop) relay(b *backend) {
 		case n < len(l.scratch):
 			b.readable = b.gone
 		}
-		data := l.scratch[:n]
-		if len(b.in) > 0 {
+		data, scanned := l.scratch[:n], len(b.in)
+		if scanned > 0 {
 			b.in = append(b.in, data...)
 			data = b.in
 		}
-		l.take(b, data)
+		l.take(b, data, scanned)
 	}
 	if b.c == c && b.readable {
 		l.soon(c)
 	}
 }
 
-// take passes on what was read of an answer.
-func (l *loop) take(b *backend, data []byte) {
+// take passes on what was read of an answer. The first scanned bytes are known
+// to hold no end of a head.
+func (l *loop) take(b *backend, data []byte, scanned int) {
 	c := b.c
 	out := l.out[:0]
 	for !b.headed {
-		n, err := wire.ResponseHeadEnd(data, 0)
+		n, err := wire.ResponseHeadEnd(data, scanned)
 		if err == nil && n == 0 {
 			l.store(b, data)
 			l.pass(c, out)
@@ -65,7 +66,7 @@ func (l *loop) take(b *backend, data []byte) {
 			l.malformed(b, err)
 			return
 		}
-		data = data[n:]
+		data, scanned = data[n:], 0
 		if l.response.Status < 200 {
 			if l.response.Status != 100 {
 				out = appendInform(out, &l.response)

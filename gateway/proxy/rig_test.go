@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -65,12 +66,13 @@ type observation struct {
 
 // rig is a data plane with one function "echo" in front of servers of the test.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	routes *routes
 	pool   *pool.Pool
 	addr   string // of the gateway
 	seen   chan observation
 	fast   *proxy.Listener // of the way "fast"
+	others atomic.Int64    // connections that net/http's server got
 }
 
 type routes struct {
@@ -130,10 +132,22 @@ func each(t *testing.T, f func(t *testing.T, way string)) {
 }
 
 // newRig starts a data plane of a way in front of addrs.
-func newRig(t *testing.T, way string, change func(*orchestrator.Spec), addrs ...string) *rig {
+func newRig(t testing.TB, way string, change func(*orchestrator.Spec), addrs ...string) *rig {
+	t.Helper()
+	return newRigWith(t, way, proxy.Config{}, change, addrs...)
+}
+
+func newRigWith(t testing.TB, way string, config proxy.Config, change func(*orchestrator.Spec), addrs ...string) *rig {
 	t.Helper()
 	g := &rig{t: t, routes: &routes{m: map[string]*route.Route{}}, seen: make(chan observation, 1024)}
 	handler := &proxy.Handler{Routes: g.routes, Fail: problem.Write, Observe: g.observe}
+	if config.Handler != nil {
+		handler.Fail = config.Handler.Fail
+	}
+	config.Handler = handler
+	if config.Loops == 0 {
+		config.Loops = 2 // so that they share what they share
+	}
 	release := spec(change)
 	g.pool = g.newPool(release, proxy.NewConns, addrs...)
 	g.routes.set("echo", &route.Route{Release: release, Pool: g.pool})
@@ -143,7 +157,7 @@ func newRig(t *testing.T, way string, change func(*orchestrator.Spec), addrs ...
 	}
 	g.addr = listener.Addr().String()
 	if way == "fast" {
-		fast, err := proxy.Listen(listener.(*net.TCPListener), proxy.Config{Handler: handler})
+		fast, err := proxy.Listen(listener.(*net.TCPListener), config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +170,12 @@ func newRig(t *testing.T, way string, change func(*orchestrator.Spec), addrs ...
 		})
 		g.fast, listener = fast, fast
 	}
-	server := &http.Server{Handler: handler, Protocols: new(http.Protocols), ErrorLog: nil}
+	server := &http.Server{Handler: handler, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0)}
+	server.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			g.others.Add(1)
+		}
+	}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	served := make(chan struct{})
@@ -237,7 +256,7 @@ func (g *rig) client(protocol string) *http.Client {
 
 // peer is one end of a TCP connection that a test speaks on by hand.
 type peer struct {
-	t *testing.T
+	t testing.TB
 	*net.TCPConn
 	br *bufio.Reader
 }
@@ -303,7 +322,7 @@ type instance struct {
 
 // serve starts an instance. The function is called for each connection, with its
 // number from 1; the connection is closed when it returns.
-func serve(t *testing.T, f func(p *peer, n int)) *instance {
+func serve(t testing.TB, f func(p *peer, n int)) *instance {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
