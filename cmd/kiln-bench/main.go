@@ -1,6 +1,6 @@
 // Command kiln-bench measures Kiln: load on warm functions against nginx and
 // against the container itself, starts from zero against `docker run`, and what
-// idle things cost. Everything runs in one session and in turns, so that the
+// idle things cost; and simulates keep-alive policies. Everything runs in one session and in turns, so that the
 // machine's mood hits all alike; ratios count, not absolute figures.
 //
 // It writes JSON and one self-contained HTML page, and prints the ratios.
@@ -34,6 +34,7 @@ type plan struct {
 	bursts    []int
 	memory    []int // functions deployed
 	templates []string
+	simulated int // functions
 	say       func(string)
 }
 
@@ -42,7 +43,7 @@ func fullPlan() plan {
 		stretch: 5 * time.Second, warmUp: time.Second, rounds: 4,
 		callers: []int{1, 16, 64}, bodies: []int{0, 1 << 10, 1 << 20}, functions: 100,
 		colds: 25, bursts: []int{2, 8, 32}, memory: []int{0, 100, 1000},
-		templates: []string{"python", "node", "go"},
+		templates: []string{"python", "node", "go"}, simulated: 2000,
 	}
 }
 
@@ -52,11 +53,12 @@ func quickPlan() plan {
 	p.stretch, p.warmUp, p.rounds = time.Second, 300*time.Millisecond, 2
 	p.bodies, p.functions = []int{0, 1 << 10}, 10
 	p.colds, p.bursts, p.memory = 5, []int{2, 8}, []int{0, 20}
+	p.simulated = 500
 	return p
 }
 
 // sections of a run, in order.
-var sections = []string{"warm", "cold", "memory"}
+var sections = []string{"warm", "cold", "memory", "sim"}
 
 func main() {
 	quick := flag.Bool("quick", false, "a short run")
@@ -83,16 +85,33 @@ func run(ctx context.Context, p plan, only []string, out string) error {
 			return fmt.Errorf("-only: there is no section %q; there are %s", section, strings.Join(sections, ", "))
 		}
 	}
-	engine, err := docker.Open(ctx, docker.Options{})
-	if err != nil {
-		return err
+	var engine *docker.Client
+	if !slices.Equal(only, []string{"sim"}) { // the simulator needs none
+		var err error
+		if engine, err = docker.Open(ctx, docker.Options{}); err != nil {
+			return err
+		}
+		defer engine.Close()
 	}
-	defer engine.Close()
 	dir, err := workDir()
 	if err != nil {
 		return err
 	}
 	report := Report{Machine: describeMachine(ctx, engine), Started: time.Now().UTC().Truncate(time.Second)}
+	if err := measure(ctx, p, only, engine, dir, &report); err != nil {
+		return err
+	}
+	report.Ratios = ratios(report)
+	if err := report.write(out); err != nil {
+		return err
+	}
+	report.print(os.Stdout)
+	fmt.Printf("\nwritten: %s and %s\n", filepath.Join(out, "bench.json"), filepath.Join(out, "bench.html"))
+	return os.RemoveAll(dir)
+}
+
+// measure fills in the sections of a report.
+func measure(ctx context.Context, p plan, only []string, engine *docker.Client, dir string, report *Report) error {
 	if slices.Contains(only, "warm") {
 		warm, err := runWarm(ctx, p, engine, dir)
 		if err != nil {
@@ -114,13 +133,14 @@ func run(ctx context.Context, p plan, only []string, out string) error {
 		}
 		report.Memory = &memory
 	}
-	report.Ratios = ratios(report)
-	if err := report.write(out); err != nil {
-		return err
+	if slices.Contains(only, "sim") {
+		sim, err := runSim(ctx, p)
+		if err != nil {
+			return fmt.Errorf("sim: %w", err)
+		}
+		report.Sim = &sim
 	}
-	report.print(os.Stdout)
-	fmt.Printf("\nwritten: %s and %s\n", filepath.Join(out, "bench.json"), filepath.Join(out, "bench.html"))
-	return os.RemoveAll(dir)
+	return nil
 }
 
 func joinErr(err, other error) error {

@@ -49,6 +49,8 @@ func plot(r Report, what string) template.HTML {
 		for _, row := range r.Memory.Instances {
 			bars = append(bars, bar{"idle instance, " + row.Template, row.MiB, "plain"})
 		}
+	case strings.HasPrefix(what, "sim-") && r.Sim != nil:
+		return draw(simBars(*r.Sim, what))
 	}
 	return draw(bars, unit)
 }

@@ -25,6 +25,7 @@ type Report struct {
 	Warm    *Warm     `json:"warm,omitempty"`
 	Cold    *Cold     `json:"cold,omitempty"`
 	Memory  *Memory   `json:"memory,omitempty"`
+	Sim     *Sim      `json:"sim,omitempty"`
 	Ratios  []Ratio   `json:"ratios"`
 }
 
@@ -87,6 +88,9 @@ func ratios(r Report) []Ratio {
 				all = append(all, Ratio{Name: "gateway's memory, idle, 100 functions", Value: g.MiB, Target: 80, AtMost: true, Unit: " MiB"})
 			}
 		}
+	}
+	if r.Sim != nil {
+		all = append(all, simRatios(*r.Sim)...)
 	}
 	return all
 }
@@ -162,8 +166,12 @@ func (r Report) write(dir string) error {
 	return joinErr(t.Execute(f, r), f.Close())
 }
 
-// print shows the ratios.
+// print shows the simulation, if there was one, and the ratios.
 func (r Report) print(w io.Writer) {
+	if r.Sim != nil {
+		r.Sim.print(w)
+		fmt.Fprintln(w)
+	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, ratio := range r.Ratios {
 		verdict := "reached"
@@ -177,7 +185,9 @@ func (r Report) print(w io.Writer) {
 
 func describeMachine(ctx context.Context, engine *docker.Client) Machine {
 	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Nginx: nginxVersion()}
-	if info, err := engine.Info(ctx); err == nil {
+	if engine == nil {
+		m.Engine = "no engine"
+	} else if info, err := engine.Info(ctx); err == nil {
 		m.Engine = "Docker " + info.Version + ", cgroup v" + info.CgroupVersion
 	}
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
