@@ -3,30 +3,15 @@ package proxy
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
-
-// Defaults of a Config.
-const (
-	// DefaultMaxClients bounds the connections of clients, handed over ones
-	// included. Each costs a descriptor, and about 1 KiB while idle.
-	DefaultMaxClients = 16 << 10
-	// DefaultHeadTimeout is how long a request's head may take. A client that is
-	// slower is not one that waits for an answer.
-	DefaultHeadTimeout = 10 * time.Second
-	// DefaultIdleTimeout is how long a kept connection may be unused: longer than
-	// the 60 s after which common clients and balancers give theirs up.
-	DefaultIdleTimeout = 2 * time.Minute
 )
 
 const (
@@ -64,17 +49,6 @@ type Listener struct {
 	others []net.Conn // guarded by mu; to be accepted
 	count  int        // guarded by mu; connections of clients
 	closed bool       // guarded by mu
-}
-
-// Config sets a Listener up.
-type Config struct {
-	Handler    *Handler     // whose routes, errors and counters are shared
-	Logger     *slog.Logger // nil = discard
-	Loops      int          // event loops; 0 = one for two processors
-	MaxClients int          // connections of clients at most; 0 = DefaultMaxClients
-	// HeadTimeout is how long a request's head may take, IdleTimeout how long a
-	// kept connection may be unused; 0 = the defaults.
-	HeadTimeout, IdleTimeout time.Duration
 }
 
 // Listen takes inner over. The Listener closes it.
@@ -283,45 +257,4 @@ func (s *Listener) hand(conn net.Conn) bool {
 	s.others = append(s.others, conn)
 	s.change.Broadcast()
 	return true
-}
-
-// handed is a client's connection of which something was read.
-type handed struct {
-	*net.TCPConn
-	prefix []byte
-	s      *Listener
-	once   sync.Once
-}
-
-func (h *handed) Read(p []byte) (int, error) {
-	if len(h.prefix) > 0 {
-		n := copy(p, h.prefix)
-		if h.prefix = h.prefix[n:]; len(h.prefix) == 0 {
-			h.prefix = nil
-		}
-		return n, nil
-	}
-	return h.TCPConn.Read(p)
-}
-
-// WriteTo hides the connection's own, which knows nothing of the prefix.
-func (h *handed) WriteTo(w io.Writer) (int64, error) {
-	var total int64
-	if len(h.prefix) > 0 {
-		n, err := w.Write(h.prefix)
-		if total = int64(n); err != nil {
-			return total, err
-		}
-		h.prefix = nil
-	}
-	n, err := h.TCPConn.WriteTo(w)
-	return total + n, err
-}
-
-// SyscallConn is not offered: what reads the descriptor would miss the prefix.
-func (h *handed) SyscallConn() (syscall.RawConn, error) { return nil, errors.ErrUnsupported }
-
-func (h *handed) Close() error {
-	h.once.Do(h.s.released)
-	return h.TCPConn.Close()
 }
