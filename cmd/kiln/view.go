@@ -84,7 +84,9 @@ func (v *view) tick() {
 		return
 	}
 	for _, s := range v.steps {
-		fmt.Fprintf(v.w, "… %s %s\n", s.name, span(time.Since(s.started).Truncate(time.Second)))
+		if ran := time.Since(s.started); ran > lifeInterval/2 {
+			fmt.Fprintf(v.w, "… %s %s\n", s.name, span(ran.Round(time.Second)))
+		}
 	}
 }
 
