@@ -180,10 +180,20 @@ func (l *Loop) adopt(ctx context.Context) error {
 			l.Logger.Info("adopted", "function", c.Labels[orchestrator.LabelFunction], "container_id", c.ID, "state", c.State)
 			continue
 		}
-		stops.Go(func() { l.reap(ctx, c) })
+		if ours(c) {
+			stops.Go(func() { l.reap(ctx, c) })
+		}
 	}
 	stops.Wait()
 	return nil
+}
+
+// ours says whether a container may be reaped: one that serves, or one that does
+// not run. A build's steps run in containers that inherit the labels of the
+// image they begin with, and end by themselves.
+func ours(c orchestrator.Container) bool {
+	kind := c.Labels[orchestrator.LabelKind]
+	return kind == orchestrator.KindInstance || kind == orchestrator.KindCell || c.State == orchestrator.ContainerExited
 }
 
 func (l *Loop) reap(ctx context.Context, c orchestrator.Container) {
@@ -219,7 +229,9 @@ func (l *Loop) pass(ctx context.Context) error {
 		if alive[c.ID] && l.Fleet.Adopt(c) {
 			continue
 		}
-		orphans = append(orphans, c)
+		if ours(c) {
+			orphans = append(orphans, c)
+		}
 	}
 	for _, id := range known {
 		if !alive[id] {

@@ -243,6 +243,33 @@ func TestOrphansGetAGraceTime(t *testing.T) {
 	})
 }
 
+func TestBuildStepsAreLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		run := func(name string) string {
+			c, err := b.engine.Run(t.Context(), orchestrator.ContainerConfig{Name: name, Image: "program", Labels: map[string]string{
+				orchestrator.LabelOwner: owner, orchestrator.LabelKind: orchestrator.KindBase, // inherited from the image
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c.ID
+		}
+		early := run("early")
+		b.open(t)
+		late := run("late")
+		time.Sleep(10 * time.Minute)
+		if b.gone(t, early) || b.gone(t, late) {
+			t.Error("a step of a build was ended")
+		}
+		b.engine.Kill(late)
+		time.Sleep(10 * time.Minute)
+		if !b.gone(t, late) {
+			t.Error("what a build left behind is still there")
+		}
+	})
+}
+
 func TestLeftoversAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
