@@ -49,7 +49,8 @@ type daemon struct {
 	service   *orchestrator.Service
 	server    *gateway.Server
 
-	closers closers
+	closers  closers
+	stopping context.Context // set by close: ends when requests in flight are cut
 }
 
 // openTimeout bounds the start: loading records and adopting containers.
@@ -76,7 +77,15 @@ func open(ctx context.Context, cfg config, logger *slog.Logger) (_ *daemon, err 
 	return d, nil
 }
 
-func (d *daemon) close() error { return d.closers.close() }
+// close ends everything, in the reverse order. Requests in flight get
+// gateway.DefaultShutdown once, not once for each part that waits for them: what
+// is left then, tunnels for example, is cut.
+func (d *daemon) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), gateway.DefaultShutdown)
+	defer cancel()
+	d.stopping = ctx
+	return d.closers.close()
+}
 
 // background runs f until close.
 func (d *daemon) background(what string, f func(context.Context) error) {
@@ -192,11 +201,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		Logger:   d.logger,
 	})
 	table.Store(d.table)
-	d.closers.add(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), gateway.DefaultShutdown)
-		defer cancel()
-		return d.table.Close(ctx)
-	})
+	d.closers.add(func() error { return d.table.Close(d.stopping) })
 	return nil
 }
 
@@ -288,10 +293,8 @@ func (d *daemon) openServer(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(listener) }()
 	d.closers.add(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), gateway.DefaultShutdown)
-		defer cancel()
 		fast := make(chan error, 1)
-		go func() { fast <- listener.Shutdown(ctx) }()
+		go func() { fast <- listener.Shutdown(d.stopping) }()
 		return errors.Join(d.server.Close(), <-fast, <-served)
 	})
 	return nil
