@@ -32,6 +32,7 @@ const pollInterval = 100 * time.Millisecond
 //	calm [ANSWER...]        stop once each answer has come; every call must have
 //	                        succeeded, and no other answer come
 //	wheel FILE              write a Python wheel with the module kilnwheel
+//	readme LANGUAGE FILE    write the README's first example in a language
 //	owned N [LABEL=VALUE]   the gateway must come to have N containers
 //	leftovers               nothing that the gateway made may be left
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -44,6 +45,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"load":       beginLoad,
 	"calm":       endLoad,
 	"wheel":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeWheel(ts.MkAbs(args[0]))) },
+	"readme":     readmeExample,
 	"owned":      owned,
 	"leftovers":  noLeftovers,
 }
@@ -203,6 +205,22 @@ func endLoad(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("answers %v, want only %q", answers, args)
 	}
 }
+
+func readmeExample(ts *testscript.TestScript, _ bool, args []string) {
+	page, err := os.ReadFile(readmePath)
+	ts.Check(err)
+	_, example, ok := strings.Cut(string(page), "\n```"+args[0]+"\n")
+	if !ok {
+		ts.Fatalf("the README has no example in %s", args[0])
+	}
+	example, _, _ = strings.Cut(example, "\n```")
+	path := ts.MkAbs(args[1])
+	ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+	ts.Check(os.WriteFile(path, []byte(example+"\n"), 0o644))
+}
+
+// readmePath is the README as seen from this package.
+const readmePath = "../../README.md"
 
 func owned(ts *testscript.TestScript, _ bool, args []string) {
 	owner, err := worldOf(ts).gateway.owner()
