@@ -206,9 +206,11 @@ func (c *call) observe(code int) {
 // hold for its next request.
 func (c *call) restore() {
 	if c.touched {
-		if !c.spoiled {
-			_ = c.rc.SetReadDeadline(time.Time{})
+		var until time.Time
+		if c.spoiled {
+			until = time.Now().Add(lingerTimeout)
 		}
+		_ = c.rc.SetReadDeadline(until)
 		_ = c.rc.SetWriteDeadline(time.Time{})
 	}
 }

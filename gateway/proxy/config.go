@@ -18,6 +18,11 @@ const (
 	DefaultIdleTimeout = 2 * time.Minute
 )
 
+// lingerTimeout is how long the rest of what a client sends is thrown away after
+// its last answer. A connection that is closed with something unread is reset,
+// and a reset may destroy the answer on its way.
+const lingerTimeout = time.Second
+
 // Config sets a Listener up.
 type Config struct {
 	Handler    *Handler     // whose routes, errors and counters are shared

@@ -531,11 +531,11 @@ func TestManyAtOnce(t *testing.T) {
 		})
 		g := newRig(t, way, nil, in.addr)
 		client := g.client(protocol)
-		errs := make(chan error, 64)
+		errs := make(chan error, 32)
 		for i := range cap(errs) {
 			go func() {
 				errs <- func() error {
-					for j := range 20 {
+					for j := range 10 {
 						path, text := fmt.Sprintf("/%d/%d", i, j), strings.Repeat(strconv.Itoa(i), j*100)
 						resp, err := client.Post(g.url(path), "text/plain", strings.NewReader(text))
 						if err != nil {

@@ -15,11 +15,10 @@ import (
 )
 
 const (
-	// acceptPause is how long accepting pauses when there are no descriptors left.
-	acceptPause = 20 * time.Millisecond
-	// lingerTimeout is how long the rest of what a client sends is thrown away
-	// after its last answer.
-	lingerTimeout = time.Second
+	// acceptPause and maxAcceptPause are how long accepting pauses when there are
+	// no descriptors left: twice as long each time in a row.
+	acceptPause    = 10 * time.Millisecond
+	maxAcceptPause = time.Second
 )
 
 // Listener is a net.Listener that serves common invocations by itself and
@@ -125,6 +124,7 @@ func (s *Listener) accept() {
 		s.logger.Error("accept connections", "error", err)
 		return
 	}
+	pause := acceptPause
 	for turn := 0; s.admit(); turn++ {
 		var (
 			fd   int
@@ -144,10 +144,12 @@ func (s *Listener) accept() {
 			continue
 		case got != nil:
 			s.released()
-			s.logger.Error("accept a connection", "error", got)
-			s.pause(acceptPause)
+			s.logger.Error("accept a connection", "error", got, "pause", pause)
+			s.pause(pause)
+			pause = min(2*pause, maxAcceptPause)
 			continue
 		}
+		pause = acceptPause
 		_ = noDelay(fd) // fails only for a connection that is gone
 		s.loops[turn%len(s.loops)].post(message{kind: messageAdopt, fd: fd, peer: address(from)})
 	}

@@ -139,8 +139,8 @@ const uploadGrace = 50 * time.Millisecond
 
 // stop ends the upload, after a grace unless the exchange failed, waits for it
 // and reports whether all of it was sent. When it was not, the client's
-// connection cannot carry another request: its read deadline stays in the past
-// and the server closes it.
+// connection cannot carry another request: the server closes it after it has
+// looked for the rest, for lingerTimeout at most.
 func (p *upload) stop(failed bool) bool {
 	if p == nil {
 		return true
@@ -163,7 +163,6 @@ func (p *upload) stop(failed bool) bool {
 	}
 	if !p.sent {
 		p.x.spoiled = true
-		_ = p.x.rc.SetReadDeadline(past)
 		if p.x.status == 0 {
 			p.x.w.Header().Set("Connection", "close")
 		}

@@ -1,0 +1,213 @@
+package proxy_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kilnfaas/kiln/gateway/proxy"
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/route"
+)
+
+func TestUnreachableInstanceIsReplaced(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+		g := newRig(t, way, nil, refused(t), in.addr)
+		p := g.dial()
+		p.say(post)
+		if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+			t.Errorf("head %q", head)
+		}
+		p.hear("hello")
+		if got := g.pool.Stats().Unreachable; got != 1 {
+			t.Errorf("%d instances were found unreachable, want 1", got)
+		}
+	})
+}
+
+func TestInstancesAreNotBlamedForThisMachine(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		g := newRig(t, way, nil, "127.0.0.1:99999") // no socket can be made for it
+		p := g.dial()
+		p.say(get)
+		problemOf(t, p, 503, "platform", "function-unreachable")
+		g.calm()
+		if s := g.pool.Status(); s.Ready != 1 || g.pool.Stats().Unreachable != 0 {
+			t.Errorf("the instance was taken out: %+v", s)
+		}
+	})
+}
+
+func TestNoInstanceCanBeReached(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		var addrs []string
+		for range 8 {
+			addrs = append(addrs, refused(t))
+		}
+		g := newRig(t, way, nil, addrs...)
+		p := g.dial()
+		p.say(post)
+		problemOf(t, p, 502, "function", "crash-loop") // the pool's judgement after two of them
+		g.calm()
+	})
+}
+
+// TestKeptConnectionClosedByTheInstance: the instance closes its connection
+// after each answer without having said so. The next request must not fail,
+// whatever its method, when that was known before it was sent.
+func TestKeptConnectionClosedByTheInstance(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		closed := make(chan struct{})
+		in := serve(t, func(p *peer, _ int) {
+			p.request()
+			io.CopyN(io.Discard, p.br, 5)
+			p.say("HTTP/1.1 200 OK\nContent-Length: 2\n\nok")
+			p.TCPConn.Close()
+			closed <- struct{}{}
+		})
+		g := newRig(t, way, nil, in.addr)
+		p := g.dial()
+		for range 5 {
+			p.say(post)
+			if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+				t.Fatalf("head %q", head)
+			}
+			p.hear("ok")
+			<-closed
+		}
+	})
+}
+
+// TestKeptConnectionDies: the instance reads the second request on a connection
+// and closes it. Only what is idempotent and has no body is sent again.
+func TestKeptConnectionDies(t *testing.T) {
+	tests := []struct {
+		request string
+		again   bool
+	}{
+		{get, true},
+		{"HEAD /invoke/echo HTTP/1.1\nHost: a\n\n", true},
+		{"DELETE /invoke/echo HTTP/1.1\nHost: a\n\n", true},
+		{"POST /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 0\n\n", false},
+		{"PATCH /invoke/echo HTTP/1.1\nHost: a\n\n", false},
+		{"PUT /invoke/echo HTTP/1.1\nHost: a\nContent-Length: 5\n\nhello", false},
+		{post, false},
+	}
+	each(t, func(t *testing.T, way string) {
+		for _, tt := range tests {
+			t.Run(strings.Fields(tt.request)[0], func(t *testing.T) {
+				var received atomic.Int64
+				in := serve(t, func(p *peer, n int) {
+					for i := 1; p.request() != ""; i++ {
+						received.Add(1)
+						if n == 1 && i == 2 {
+							return
+						}
+						p.say("HTTP/1.1 200 OK\nContent-Length: 0\n\n")
+					}
+				})
+				g := newRig(t, way, nil, in.addr)
+				p := g.dial()
+				p.say(get)
+				p.head()
+				p.say(tt.request)
+				wantReceived := int64(2)
+				if tt.again {
+					wantReceived = 3
+					if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+						t.Errorf("head %q", head)
+					}
+				} else {
+					problemOf(t, p, 502, "function", "function-died")
+				}
+				if n := received.Load(); n != wantReceived {
+					t.Errorf("the function saw %d requests, want %d", n, wantReceived)
+				}
+				g.calm()
+			})
+		}
+	})
+}
+
+func TestReplacedWhileWaiting(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		finish := make(chan struct{})
+		old := serve(t, func(p *peer, _ int) {
+			for p.request() != "" {
+				<-finish
+				p.say("HTTP/1.1 200 OK\nContent-Length: 3\n\nold")
+			}
+		})
+		fresh := serve(t, func(p *peer, _ int) {
+			for p.request() != "" {
+				p.say("HTTP/1.1 200 OK\nContent-Length: 3\n\nnew")
+			}
+		})
+		g := newRig(t, way, func(s *orchestrator.Spec) { s.Concurrency, s.Scale.Max = 1, 1 }, old.addr)
+		first, second := g.dial(), g.dial()
+		first.say(get)
+		for g.pool.Status().InFlight == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		second.say(get)
+		for g.pool.Status().Waiting == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		release := spec(nil)
+		release.Revision.ID = "r2-fedcba"
+		g.routes.set("echo", &route.Route{Release: release, Pool: g.newPool(release, proxy.NewConns, fresh.addr)})
+		g.pool.Drain()
+		if head := second.head(); !strings.Contains(head, "Kiln-Revision: r2-fedcba\n") {
+			t.Errorf("head %q", head)
+		}
+		second.hear("new")
+		close(finish)
+		first.head()
+		first.hear("old")
+	})
+}
+
+func TestReplacedWithALongerTimeoutWhileWaiting(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		hold := make(chan struct{})
+		old := serve(t, func(p *peer, _ int) {
+			if p.request() != "" {
+				<-hold
+			}
+		})
+		defer close(hold)
+		g := newRig(t, way, func(s *orchestrator.Spec) {
+			s.Concurrency, s.Scale.Max, s.Timeout = 1, 1, orchestrator.Duration(500*time.Millisecond)
+		}, old.addr, old.addr)
+		first, second := g.dial(), g.dial()
+		first.say(get)
+		for g.pool.Status().InFlight == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		second.say(get)
+		for g.pool.Status().Waiting == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		release := spec(nil) // with more time
+		release.Revision.ID = "r2-fedcba"
+		g.routes.set("echo", &route.Route{Release: release, Pool: g.newPool(release, proxy.NewConns, old.addr)})
+		g.pool.Drain()
+		problemOf(t, second, 504, "function", "invocation-timeout")
+		problemOf(t, first, 504, "function", "invocation-timeout")
+	})
+}
+
+func TestFunctionRemovedWhileWaiting(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		g := newRig(t, way, nil)
+		g.pool.Drain()
+		g.routes.forgetAfter("echo", 1)
+		p := g.dial()
+		p.say(get)
+		problemOf(t, p, 404, "platform", "function-not-found")
+	})
+}
