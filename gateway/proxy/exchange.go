@@ -184,13 +184,27 @@ func (x *exchange) relay(a *answer) error {
 			return err
 		}
 	}
-	for name, values := range a.trailer {
-		if !slices.Contains(a.announce, name) {
-			name = http.TrailerPrefix + name
-		}
-		header[name] = values
+	if err := x.copyTrailers(header, a); err != nil {
+		return err
 	}
 	x.reusable = !a.close
+	return nil
+}
+
+// copyTrailers passes the answer's trailers on, announced or not.
+func (x *exchange) copyTrailers(header http.Header, a *answer) error {
+	for name, values := range a.trailer {
+		if slices.Contains(a.announce, name) {
+			header[name] = values
+			continue
+		}
+		// A short body that was not flushed is sent with its length and without
+		// trailers.
+		if err := x.rc.Flush(); err != nil {
+			return errClientGone
+		}
+		header[http.TrailerPrefix+name] = values
+	}
 	return nil
 }
 

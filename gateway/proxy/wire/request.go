@@ -16,7 +16,8 @@ type Request struct {
 	Close         bool // the client wants the connection closed after the answer
 
 	// Unusual is set when the head is not of the common form: HTTP/1.0, HTTP/2,
-	// another form of target, an expectation, an upgrade, TE, announced trailers,
+	// another form of target or bytes beyond ASCII in it, an expectation, an
+	// upgrade, TE, announced trailers,
 	// a Connection header that names fields. The rest of the head is then read
 	// only as far as smuggling is concerned.
 	Unusual bool
@@ -118,20 +119,25 @@ func (r *Request) parseLine(head []byte) (rest []byte, err error) {
 	}
 	if r.Target[0] != '/' {
 		r.Unusual = true
-	} else if !validEscapes(r.Target) {
-		return nil, ErrTarget
+	} else if err := r.parsePath(); err != nil {
+		return nil, err
 	}
 	return head[i+versionLine:], nil
 }
 
-// validEscapes says whether each % of the path begins an escape.
-func validEscapes(target []byte) bool {
+// parsePath checks that each % of the path begins an escape. Bytes beyond ASCII
+// are unusual: net/http escapes them.
+func (r *Request) parsePath() error {
+	target := r.Target
 	for i := 0; i < len(target) && target[i] != '?'; i++ {
-		if target[i] == '%' && (i+2 >= len(target) || class[target[i+1]]&class[target[i+2]]&hexByte == 0) {
-			return false
+		switch c := target[i]; {
+		case c == '%' && (i+2 >= len(target) || class[target[i+1]]&class[target[i+2]]&hexByte == 0):
+			return ErrTarget
+		case c >= 0x80:
+			r.Unusual = true
 		}
 	}
-	return true
+	return nil
 }
 
 // parseField reads a field line.
