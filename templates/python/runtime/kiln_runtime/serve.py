@@ -1,6 +1,7 @@
 """The server around a function: listening, readiness, loading, ending."""
 
 import asyncio
+import collections
 import gc
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 
 from . import apps, cell
@@ -18,37 +20,78 @@ BACKLOG = 1024
 DEFAULT_CONCURRENCY = 16
 
 
-class Workers:
-    """A pool of threads for sync handlers, started as they are needed."""
+# Jobs that take less than this on average are run one after the other by one
+# thread: switching threads costs more than they do.
+SHORT = 0.0005  # seconds
+# A job that waits this long behind such a thread gets another one.
+PATIENCE = 0.002  # seconds
+WEIGHT = 1 / 8  # of the last job in the average
 
-    def __init__(self, limit):
+
+class Workers:
+    """A pool of threads for sync handlers, started as they are needed. submit is
+    called on the loop's thread."""
+
+    def __init__(self, loop, limit):
+        self._loop = loop
         self._limit = limit
+        self._lock = threading.Lock()  # guards all that follows but the bell
+        self._jobs = collections.deque()
         self._started = 0
-        self._idle = 0
-        self._lock = threading.Lock()
-        self._jobs = queue.SimpleQueue()
+        self._idle = 0  # threads that wait for the bell
+        self._running = {}  # since when the other threads have been at their job
+        self._average = 0.0  # seconds a job takes
+        self._watched = False
+        self._bell = queue.SimpleQueue()
 
     def submit(self, job, *args):
         with self._lock:
-            if self._idle > 0:
-                self._idle -= 1
-            elif self._started < self._limit:
-                self._started += 1
-                threading.Thread(target=self._run, name=f"worker-{self._started}", daemon=True).start()
-            else:
-                self._idle -= 1  # waits for whoever is next
-        self._jobs.put((job, args))
+            self._jobs.append((job, args))
+            now = time.perf_counter()
+            if self._average > SHORT or not any(now - began < PATIENCE for began in self._running.values()):
+                return self._wake()
+            watch, self._watched = not self._watched, True
+        if watch:
+            self._loop.call_later(PATIENCE, self._watch)
+
+    def _watch(self):
+        with self._lock:
+            self._watched = False
+            if self._jobs:
+                # A short job would be done: these wait for something.
+                self._average = max(self._average, 2 * SHORT)
+                for _ in range(len(self._jobs)):
+                    self._wake()
+
+    def _wake(self):
+        """Sets one more thread to work, if there may be one; lock held."""
+        if self._idle:
+            self._idle -= 1
+            self._bell.put(None)
+        elif self._started < self._limit:
+            self._started += 1
+            threading.Thread(target=self._run, name=f"worker-{self._started}", daemon=True).start()
 
     def _run(self):
+        me = threading.get_ident()
         while True:
-            job, args = self._jobs.get()
+            job = None
+            with self._lock:
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    self._running[me] = began = time.perf_counter()
+                else:
+                    self._running.pop(me, None)
+                    self._idle += 1
+            if job is None:
+                self._bell.get()
+                continue
             try:
-                job(*args)
+                job[0](*job[1])
             except BaseException:  # a handler may raise SystemExit
                 traceback.print_exc()
-            job = args = None
             with self._lock:
-                self._idle += 1
+                self._average += (time.perf_counter() - began - self._average) * WEIGHT
 
 
 def problem(request, status, code, detail):
@@ -82,7 +125,7 @@ class Server:
     def load(self):
         """Imports the handler; raises what the import raises."""
         concurrency = int(os.environ.get("KILN_CONCURRENCY") or DEFAULT_CONCURRENCY)
-        self.workers = Workers(max(1, concurrency))
+        self.workers = Workers(self.loop, max(1, concurrency))
         return apps.load(self)
 
     async def listen(self):
