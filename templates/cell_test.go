@@ -122,6 +122,9 @@ func TestCell_refusesBeforeItIsLoaded(t *testing.T) {
 	for _, tmpl := range cellTemplates(c) {
 		t.Run(tmpl.Name, func(t *testing.T) {
 			i := runCell(t, c, tmpl)
+			if logs := i.logs(); logs != "" {
+				t.Errorf("a waiting cell said %q", logs)
+			}
 			checkProblem(t, i.get("/"), 503, "cell-empty")
 			if got := i.get("/_kiln/ready").header.Get("Kiln-Cell"); got != "empty" {
 				t.Errorf("Kiln-Cell: got %q, want empty", got)

@@ -108,6 +108,22 @@ func TestDependencies_node(t *testing.T) {
 	}
 }
 
+// TestDependencies_nodeTests proves that tests have the development dependencies
+// and the image has not.
+func TestDependencies_nodeTests(t *testing.T) {
+	requireDocker(t)
+	requireRegistry(t, "https://registry.npmjs.org/ms")
+	c := embedded(t)
+	image := functionImage(t, c, "node", map[string]templates.File{
+		"package.json": text(`{"name": "kit", "type": "module", "devDependencies": {"ms": "2.1.3"}}`),
+		"handler.js":   text("export default () => 'x';\n"),
+		"kit.test.js":  text("import ms from 'ms';\nimport test from 'node:test';\ntest('ms', () => { if (ms('1s') !== 1000) throw new Error('ms'); });\n"),
+	}, buildOptions{args: map[string]string{templates.ArgTest: "1"}})
+	if out, err := dockerErr("run", "--rm", "--label", ownerLabel, "--entrypoint", "ls", image, "/function/node_modules"); err != nil || strings.Contains(out, "ms") {
+		t.Errorf("node_modules: got %q %v, want it empty", out, err)
+	}
+}
+
 func TestDependencies_go(t *testing.T) {
 	requireDocker(t)
 	requireRegistry(t, "https://proxy.golang.org/github.com/google/uuid/@v/v1.6.0.info")

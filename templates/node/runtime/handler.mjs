@@ -7,25 +7,25 @@ import { pathToFileURL } from 'node:url';
 export const CODE = '/function';
 const DEFAULT_FILES = ['handler.js', 'handler.mjs', 'handler.cjs'];
 
-// loadHandler imports the function and returns (request) => response. setting is
-// "FILE", "FILE:NAME" or ":NAME".
-export async function loadHandler(setting) {
+// loadHandler imports the function in the folder code and returns (request) =>
+// response. setting is "FILE", "FILE:NAME" or ":NAME".
+export async function loadHandler(code, setting) {
   const [file, name] = (setting ?? '').split(':');
-  const target = file ? path.join(CODE, file) : defaultFile();
+  const target = file ? path.join(code, file) : defaultFile(code);
   if (!existsSync(target)) {
     throw new Error(`the handler ${file || DEFAULT_FILES[0]} does not exist`);
   }
   const entry = statSync(target).isDirectory() ? packageMain(target) : target;
   const module = await import(pathToFileURL(entry).href);
-  return pick(module, name, path.relative(CODE, entry));
+  return pick(module, name, path.relative(code, entry));
 }
 
-function defaultFile() {
+function defaultFile(code) {
   for (const file of DEFAULT_FILES) {
-    const target = path.join(CODE, file);
+    const target = path.join(code, file);
     if (existsSync(target)) return target;
   }
-  return packageMain(CODE);
+  return packageMain(code);
 }
 
 function packageMain(folder) {

@@ -11,7 +11,8 @@ process.on('uncaughtException', (error) => console.error(error));
 process.on('unhandledRejection', (error) => console.error(error));
 
 if (cell) {
-  await cell.prewarm(server);
+  // A cell that could not rehearse is slower, not broken.
+  await cell.prewarm().catch((error) => console.error('kiln: rehearsal:', error));
 } else {
   try {
     await server.load();

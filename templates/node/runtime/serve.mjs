@@ -29,9 +29,26 @@ export class Server {
   get loaded() { return this.#handler !== null; }
 
   // load imports the handler; it throws what the import throws.
-  async load() {
-    process.chdir(CODE);
-    this.#handler = await loadHandler(process.env.KILN_HANDLER);
+  async load(code = CODE) {
+    process.chdir(code);
+    this.#handler = await loadHandler(code, process.env.KILN_HANDLER);
+  }
+
+  // rehearse answers requests of its own on a private port.
+  async rehearse(requests) {
+    this.#http.listen(0, '127.0.0.1');
+    await once(this.#http, 'listening');
+    const { port } = this.#http.address();
+    const agent = new http.Agent({ keepAlive: true });
+    for (let n = 0; n < requests; n++) {
+      const request = http.request({ port, agent, method: n % 2 ? 'POST' : 'GET', path: `/?n=${n}` });
+      request.end(n % 2 ? 'body' : undefined);
+      const [response] = await once(request, 'response');
+      response.resume();
+      await once(response, 'end');
+    }
+    agent.destroy();
+    this.#http.close();
   }
 
   listen() {
@@ -61,7 +78,7 @@ export class Server {
     res.on('close', () => { if (!res.writableFinished) gone.abort(); });
     try {
       const request = toRequest(req, res, gone.signal, expects);
-      await this.send(await this.#handler(request), req, res);
+      await this.#send(await this.#handler(request), req, res);
     } catch (error) {
       this.#failed(req, res, error);
     }
@@ -80,8 +97,8 @@ export class Server {
     problem(req, res, 500, 'handler-failed', `the handler threw ${name}; its stack is in the function's log`);
   }
 
-  // send writes a handler's value as the response.
-  async send(value, req, res) {
+  // #send writes a handler's value as the response.
+  async #send(value, req, res) {
     const response = toResponse(value);
     res.statusCode = response.status;
     if (response.statusText) res.statusMessage = response.statusText;
@@ -149,7 +166,7 @@ async function sendBody(reader, res) {
 }
 
 // toRequest makes the standard's Request of Node's.
-export function toRequest(req, res, signal, expects) {
+function toRequest(req, res, signal, expects) {
   const headers = new Headers();
   const raw = req.rawHeaders;
   for (let i = 0; i < raw.length; i += 2) headers.append(raw[i], raw[i + 1]);
@@ -187,7 +204,7 @@ function body(req, res, expects) {
 }
 
 // problem answers with an RFC 9457 document.
-export function problem(req, res, status, code, detail) {
+function problem(req, res, status, code, detail) {
   const document = { type: `urn:kiln:error:${code}`, title: http.STATUS_CODES[status], status, code, detail };
   const id = req.headers['kiln-request-id'];
   if (id) Object.assign(document, { instance: `urn:kiln:request:${id}`, request_id: id });
