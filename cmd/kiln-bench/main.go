@@ -42,7 +42,7 @@ func fullPlan() plan {
 	return plan{
 		stretch: 5 * time.Second, warmUp: time.Second, rounds: 4,
 		callers: []int{1, 16, 64}, bodies: []int{0, 1 << 10, 1 << 20}, functions: 100,
-		colds: 25, bursts: []int{2, 8, 32}, memory: []int{0, 100, 1000},
+		colds: 25, bursts: []int{2, 8, 32}, memory: []int{0, 100, 200, 1000},
 		templates: []string{"python", "node", "go"}, simulated: 2000,
 	}
 }

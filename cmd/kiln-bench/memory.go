@@ -19,7 +19,9 @@ type Memory struct {
 type GatewayMemory struct {
 	Functions int     `json:"functions"`
 	MiB       float64 `json:"rss_mib"`
-	ListMS    float64 `json:"list_ms"` // GET /v1/functions
+	ListMS    float64 `json:"list_ms"`   // GET /v1/functions
+	DeployMS  float64 `json:"deploy_ms"` // p50 of those deployed for this row, all of them built before
+	Failures  int     `json:"failures"`  // of one call to each
 }
 
 // InstanceMemory is an idle instance's cgroup, page cache aside.
@@ -39,15 +41,13 @@ func runMemory(ctx context.Context, p plan, engine *docker.Client, dir string) (
 	defer func() { err = joinErr(err, g.stop(ctx)) }()
 	deployed := 0
 	for _, n := range p.memory {
-		if n > deployed {
-			p.say(fmt.Sprintf("deploying functions up to %d", n))
-			if _, err := g.deployMany(ctx, n-deployed, fmt.Sprintf("memory%d", n), "python", coldSpec); err != nil {
-				return m, err
-			}
-			deployed = n
-		}
-		time.Sleep(settle)
 		row := GatewayMemory{Functions: n}
+		p.say(fmt.Sprintf("deploying functions up to %d", n))
+		if err := deployMixed(ctx, g, deployed, n, &row); err != nil {
+			return m, err
+		}
+		deployed = n
+		time.Sleep(settle)
 		start := time.Now()
 		if _, err := g.client.Functions(ctx); err != nil {
 			return m, err
@@ -78,3 +78,32 @@ func runMemory(ctx context.Context, p plan, engine *docker.Client, dir string) (
 	}
 	return m, nil
 }
+
+// mixture are the templates that functions for the gateway's memory take in turn.
+var mixture = []string{"python", "node", "go", "exec"}
+
+// deployMixed deploys functions number from to to-1, one after the other, and
+// then calls each of them once, from zero unless it was just proven.
+func deployMixed(ctx context.Context, g *gateway, from, to int, row *GatewayMemory) error {
+	var took []time.Duration
+	for i := from; i < to; i++ {
+		start := time.Now()
+		if err := g.deploy(ctx, mixedName(i), mixture[i%len(mixture)], coldSpec); err != nil {
+			return err
+		}
+		if i >= len(mixture) { // the first of each template builds
+			took = append(took, time.Since(start))
+		}
+	}
+	if len(took) > 0 {
+		row.DeployMS = coldRow("", "", took).P50
+	}
+	for i := range to {
+		if _, err := firstAnswer(ctx, g.addr, "/invoke/"+mixedName(i)); err != nil {
+			row.Failures++
+		}
+	}
+	return nil
+}
+
+func mixedName(i int) string { return fmt.Sprintf("%s-%d", mixture[i%len(mixture)], i) }

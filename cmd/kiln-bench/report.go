@@ -84,6 +84,11 @@ func ratios(r Report) []Ratio {
 	}
 	if r.Memory != nil {
 		for _, g := range r.Memory.Gateway {
+			if g.Functions > 0 {
+				all = append(all,
+					Ratio{Name: fmt.Sprintf("%d functions of 4 templates, calls that failed", g.Functions), Value: float64(g.Failures), AtMost: true},
+					Ratio{Name: fmt.Sprintf("list of %d functions", g.Functions), Value: g.ListMS, Target: 100, AtMost: true, Unit: " ms"})
+			}
 			if g.Functions == 100 {
 				all = append(all, Ratio{Name: "gateway's memory, idle, 100 functions", Value: g.MiB, Target: 80, AtMost: true, Unit: " MiB"})
 			}
