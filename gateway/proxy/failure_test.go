@@ -453,7 +453,11 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		}
 		lease.Conns().CloseIdle()
 		for range in.conns.Load() {
-			<-ended
+			select {
+			case <-ended:
+			case <-time.After(patience / 2): // by itself it ends after patience
+				t.Fatal("an idle connection is still open")
+			}
 		}
 		lease.Release(0)
 		p := g.dial()
