@@ -184,6 +184,9 @@ func TestCell_refusesPathsThatEscape(t *testing.T) {
 		"truncated":     codeTar(t, map[string]templates.File{"a": text(strings.Repeat("x", 2000))})[:1500],
 	}
 	for _, tmpl := range cellTemplates(c) {
+		if tmpl.Name == "go" || tmpl.Name == "cdylib" {
+			continue // they unpack as exec does, with the host package
+		}
 		for name, load := range loads {
 			t.Run(tmpl.Name+"/"+name, func(t *testing.T) {
 				got := runCell(t, c, tmpl).load(cellToken, nil, load)
