@@ -1,7 +1,13 @@
 # Sourced by the scripts beside it: steps with elapsed time, and errors that say what to do.
 # shellcheck shell=bash disable=SC2034 # the colours are for those who source this
 
-progress_log=${KILN_SETUP_LOG:-$(mktemp "${TMPDIR:-/tmp}/kiln-setup.XXXXXX")}
+# What the steps print goes to one file in the working copy, which is not tracked; a run as root may have made it
+# unwritable for others.
+progress_log=${KILN_SETUP_LOG:-.kiln/setup.log}
+if ! { mkdir -p "$(dirname "$progress_log")" && : >>"$progress_log"; } 2>/dev/null; then
+	progress_log=$(mktemp "${TMPDIR:-/tmp}/kiln-setup.XXXXXX")
+fi
+progress_log=$(readlink -f "$progress_log")
 export KILN_SETUP_LOG=$progress_log
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
