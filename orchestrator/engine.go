@@ -63,8 +63,10 @@ type Engine interface {
 	// with EventResync after each gap, first of all once it is connected, and
 	// returns only when ctx ends.
 	Events(ctx context.Context, labels map[string]string, f func(Event)) error
-	// Logs yields lines of a container, oldest first. With follow it goes on
-	// until the container ends or ctx does.
+	// Logs yields lines of a container, those of each stream oldest first; stdout
+	// and stderr are read independently, so lines of about the same moment may
+	// change places between the two. With follow it goes on until the container
+	// ends or ctx does.
 	Logs(ctx context.Context, id string, options LogOptions) iter.Seq2[LogLine, error]
 	// EnsureNetwork makes a bridge network with the labels unless it exists.
 	EnsureNetwork(ctx context.Context, name string, labels map[string]string) error
