@@ -33,13 +33,16 @@ func NewCells(c Config) *Cells {
 	return &Cells{composer: NewComposer(c), timeout: c.Timeout, logger: c.Logger, turn: turn}
 }
 
-// digestLen is how much of a template's digest names its cell image.
-const digestLen = 12
+// How much of a template's digest and of the owner names a cell image.
+const (
+	digestLen = 12
+	ownerLen  = 8
+)
 
 // CellImage returns the reference of a template's cell image, which is built if
 // it is not there. Errors are Builder's.
 func (c *Cells) CellImage(ctx context.Context, t orchestrator.Template) (string, error) {
-	ref := "kiln-cell/" + t.Name + ":" + short(t.Digest)
+	ref := "kiln-cell/" + t.Name + ":" + short(t.Digest) + "-" + c.installation()
 	select {
 	case <-c.turn:
 		defer func() { c.turn <- struct{}{} }()
@@ -102,6 +105,13 @@ func (c *Cells) removeOthers(ctx context.Context, t orchestrator.Template, ref s
 			}
 		}
 	}
+}
+
+// installation tells the images of installations on one engine apart, so that
+// each may remove its own.
+func (c *Cells) installation() string {
+	owner := c.composer.config.Owner
+	return owner[max(0, len(owner)-ownerLen):]
 }
 
 // short returns the beginning of a "sha256:…" digest.

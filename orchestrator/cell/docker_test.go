@@ -15,15 +15,13 @@ import (
 	"time"
 
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/build"
 	"github.com/kilnfaas/kiln/orchestrator/cell"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
 	"github.com/kilnfaas/kiln/orchestrator/launch"
 	"github.com/kilnfaas/kiln/orchestrator/pool"
 	"github.com/kilnfaas/kiln/templates"
 )
-
-// realBases are the fallback bases that make up and other tests leave behind.
-var realBases = map[string]string{"python": "kiln-base/python:3.13", "node": "kiln-base/node:20"}
 
 var realCode = map[string]map[string]string{
 	"python": {"handler.py": "def handle(request):\n    return 'hello from python'\n"},
@@ -43,9 +41,6 @@ func TestRealCells(t *testing.T) {
 	}
 	for _, name := range []string{"python", "node"} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := client.Image(t.Context(), realBases[name]); err != nil {
-				skipReal(t, "no base image; make up makes it", err)
-			}
 			template, err := catalogue.Template(name)
 			if err != nil {
 				t.Fatal(err)
@@ -63,33 +58,23 @@ func skipReal(t *testing.T, why string, err error) {
 	t.Skipf("%s: %v", why, err)
 }
 
-// realImages builds cell images with the engine.
-type realImages struct {
-	t         *testing.T
-	client    *docker.Client
-	catalogue *templates.Catalogue
-	labels    map[string]string
-	tag       string
-}
+// hostCA is what Debian's packages of certificates keep up to date; builds behind
+// a proxy that re-signs TLS need the machine's own.
+const hostCA = "/etc/ssl/certs/ca-certificates.crt"
 
-// CellImage implements cell.Images.
-func (r *realImages) CellImage(ctx context.Context, template orchestrator.Template) (string, error) {
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	if err := r.catalogue.Context(template.Name, w); err != nil {
-		return "", err
+// realImages makes cell images as the gateway does, missing base images included.
+func realImages(client *docker.Client, catalogue *templates.Catalogue, owner string) *build.Cells {
+	config := build.Config{
+		Templates: catalogue, Builder: client, Images: client, Owner: owner,
+		Classic: func(ctx context.Context) (bool, error) {
+			kind, err := client.BuilderKind(ctx)
+			return kind == docker.BuilderClassic, err
+		},
 	}
-	if err := w.WriteHeader(&tar.Header{Name: templates.ContextCA, Mode: 0o644}); err != nil {
-		return "", err
+	if _, err := os.Stat(hostCA); err == nil {
+		config.ExtraCA = hostCA
 	}
-	if err := w.Close(); err != nil {
-		return "", err
-	}
-	_, err := r.client.Build(ctx, orchestrator.BuildRequest{
-		Tags: []string{r.tag}, Context: &out, Dockerfile: "Dockerfile", Target: templates.CellTarget,
-		Args: map[string]string{template.Bases[0].Arg: realBases[template.Name]}, Labels: r.labels, Network: "none",
-	})
-	return r.tag, err
+	return build.NewCells(config)
 }
 
 // realCodeStore has the code of one function of each template.
@@ -123,8 +108,16 @@ func wakeReal(t *testing.T, client *docker.Client, catalogue *templates.Catalogu
 	if err := client.EnsureNetwork(ctx, "bridge", nil); err != nil {
 		t.Fatal(err)
 	}
-	images := &realImages{t: t, client: client, catalogue: catalogue, labels: labels, tag: "kiln-cell-test/" + template.Name + ":" + id}
-	t.Cleanup(func() { client.RemoveImage(context.Background(), images.tag) })
+	images := realImages(client, catalogue, labels[orchestrator.LabelOwner])
+	image, err := images.CellImage(ctx, template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.RemoveImage(context.Background(), image); err != nil {
+			t.Error(err)
+		}
+	})
 	l := cell.New(cell.Config{
 		Next:   launch.New(launch.Config{Engine: client, Owner: "cell-test-" + id, Network: "bridge"}),
 		Engine: client, Images: images, Code: realCodeStore{}, Head: templates.LoadHead,
