@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -19,7 +20,12 @@ func TestEngine(t *testing.T) {
 		if t.Failed() {
 			t.Logf("the gateway's log:\n%s", shared.logTail())
 		}
+		// Cells wait until the gateway sees that no function needs them any more.
 		left, err := shared.leftovers()
+		for end := time.Now().Add(leftoversTimeout); err == nil && !t.Failed() && len(left) > 0 && time.Now().Before(end); {
+			time.Sleep(pollInterval)
+			left, err = shared.leftovers()
+		}
 		if err != nil || !t.Failed() && len(left) > 0 {
 			t.Errorf("the scripts removed their functions and left behind: %v, %v", left, err)
 		}

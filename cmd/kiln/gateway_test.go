@@ -24,6 +24,8 @@ const (
 	readyTimeout = 60 * time.Second
 	stopTimeout  = 45 * time.Second // 30 s for requests in flight, and then some
 	probeTimeout = 10 * time.Second
+	// leftoversTimeout is for cells to end after the last function is removed.
+	leftoversTimeout = 60 * time.Second
 )
 
 // requireEngine skips a test where no container engine answers, or fails it
@@ -186,6 +188,7 @@ func (g *gateway) destroy() error {
 	for _, kind := range []struct{ list, remove []string }{
 		{[]string{"ps", "-aq", "--filter", filter}, []string{"rm", "-f", "-v"}},
 		{[]string{"images", "-q", "--filter", filter, "--filter", "label=dev.kiln.kind=image"}, []string{"rmi", "-f"}},
+		{[]string{"images", "-q", "--filter", filter, "--filter", "label=dev.kiln.kind=cell"}, []string{"rmi", "-f"}},
 		{[]string{"network", "ls", "-q", "--filter", filter}, []string{"network", "rm"}},
 	} {
 		ids, err := dockerOutput(kind.list...)
