@@ -89,7 +89,6 @@ func (l *loop) kept(set *backends) *backend {
 				continue
 			}
 		}
-		l.busy++
 		set.busy++
 		if !b.gone && !b.readable && silent(b.fd) {
 			b.reused = true
@@ -156,7 +155,6 @@ func (l *loop) dial(set *backends) (*backend, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	l.busy++
 	set.busy++
 	set.conns.opened()
 	return b, nil
@@ -167,7 +165,6 @@ func (l *loop) keep(b *backend, now time.Time) {
 	set := b.set
 	readable := b.readable
 	*b = backend{fd: b.fd, slot: b.slot, set: set, usedAt: now, readable: readable, trailers: b.trailers[:0]}
-	l.busy--
 	set.busy--
 	set.conns.mu.Lock()
 	set.idle = append(set.idle, b)
@@ -187,7 +184,6 @@ func (l *loop) drop(b *backend) {
 	set := b.set
 	switch {
 	case b.c != nil || b.taken:
-		l.busy--
 		set.busy--
 	case !set.forget(b):
 		return

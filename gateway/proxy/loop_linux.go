@@ -41,8 +41,6 @@ type loop struct {
 	resting  []*client // memory for again
 	backends map[*Conns]*backends
 	clients  int
-	busy     int      // connections to instances that carry a call
-	habits   [2]habit // of waits with none busy, and with some
 	draining bool
 
 	epoch    time.Time
@@ -147,11 +145,9 @@ func (l *loop) run() {
 		if l.draining && l.clients == 0 {
 			return
 		}
-		phase := &l.habits[min(l.busy, 1)]
-		events, waited := l.poll.wait(l.patience(), phase.spin())
+		events := l.poll.wait(l.patience())
 		l.asleep.Store(false)
 		l.now = int64(time.Since(l.epoch)) // all that follows, up to the next wait, is now
-		phase.learn(waited)
 		for _, e := range events {
 			l.event(e)
 		}
@@ -196,33 +192,6 @@ func (l *loop) guard(slot uint32) {
 		l.close(c)
 	case e.backend != nil:
 		l.drop(e.backend)
-	}
-}
-
-const (
-	// spinLimit is how long a loop looks for events without giving its processor
-	// up: as long as a fast function takes to answer. To be woken costs 30 to 60 us
-	// on an idle virtual processor, twice a call.
-	spinLimit = 100 * time.Microsecond
-	// soonEnough is a wait, the wake-up included, that spinning would have been
-	// long enough for.
-	soonEnough = 2 * spinLimit
-)
-
-// habit predicts how long waits are by the last one: calls of one function come
-// and end alike. A wrong guess costs spinLimit once.
-type habit struct{ short bool }
-
-func (h *habit) spin() time.Duration {
-	if h.short {
-		return spinLimit
-	}
-	return 0
-}
-
-func (h *habit) learn(waited time.Duration) {
-	if waited > 0 { // else it found something at once, which tells nothing
-		h.short = waited <= soonEnough
 	}
 }
 

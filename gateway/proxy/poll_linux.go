@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"runtime"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -69,38 +68,23 @@ func (p *poller) remove(fd int) error {
 	return unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
-// wait returns events, after at most timeout milliseconds, and how long it
-// waited; a negative timeout is for ever. It looks twice, and lets others have the
-// processor in between, then with spin for that long, before it makes a call that
-// blocks: to hand a processor over and take it back costs more than to look.
-func (p *poller) wait(timeout int, spin time.Duration) ([]unix.EpollEvent, time.Duration) {
+// wait returns events, after at most timeout milliseconds; negative is for
+// ever. A call that would block is made only when the others have had the
+// processor and there is still nothing: handing it over and taking it back costs
+// more than looking twice.
+func (p *poller) wait(timeout int) []unix.EpollEvent {
 	n := p.look()
 	if n == 0 && timeout != 0 {
 		runtime.Gosched()
 		n = p.look()
 	}
-	if n > 0 || timeout == 0 {
-		return p.events[:n], 0
-	}
-	begin := time.Now()
-	if n = p.spin(begin, spin); n == 0 {
+	if n == 0 && timeout != 0 {
 		var err error
 		if n, err = unix.EpollWait(p.epoll, p.events[:], timeout); err != nil {
 			n = 0 // EINTR; all else is a bug that the next call shows as well
 		}
 	}
-	return p.events[:n], time.Since(begin)
-}
-
-// spin looks again and again, and lets every other thread and goroutine that
-// wants the processor go first.
-func (p *poller) spin(begin time.Time, limit time.Duration) (n int) {
-	for limit > 0 && n == 0 && time.Since(begin) < limit {
-		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		runtime.Gosched()
-		n = p.look()
-	}
-	return n
+	return p.events[:n]
 }
 
 func (p *poller) look() int {
