@@ -3,8 +3,9 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
-	"unicode/utf8"
+	"unicode/utf16"
 )
 
 // parseJSON reads a valid JSON document.
@@ -63,7 +64,7 @@ func (r *jsonReader) value(depth int) (*node, error) {
 	case nil:
 		return &node{kind: kindNull, at: where}, nil
 	case string:
-		if strings.ContainsRune(t, utf8.RuneError) && bytes.Contains(r.data, []byte(`\u`)) {
+		if loneSurrogate(r.data[r.offset:r.decoder.InputOffset()]) {
 			return nil, where.errorf("manifest-encoding", "a character of the text is not valid").WithHint("write characters beyond U+FFFF as they are, or as both of their halves")
 		}
 		return &node{kind: kindText, text: t, at: where}, nil
@@ -85,6 +86,35 @@ func (r *jsonReader) value(depth int) (*node, error) {
 	}
 	return r.object(where, depth)
 }
+
+// loneSurrogate tells whether a string, as it is written, escapes one half of a
+// surrogate pair without the other: encoding/json reads that as U+FFFD, which
+// is not what was meant.
+func loneSurrogate(literal []byte) bool {
+	high := false // the escape just read was a first half
+	for i := 0; i < len(literal); i++ {
+		var half rune
+		if literal[i] == '\\' && i+1 < len(literal) {
+			i++
+			if literal[i] == 'u' && i+4 < len(literal) {
+				code, err := strconv.ParseUint(string(literal[i+1:i+5]), 16, 16)
+				if err == nil && utf16.IsSurrogate(rune(code)) {
+					half = rune(code)
+				}
+				i += 4
+			}
+		}
+		second := half >= firstLowSurrogate
+		if high != second {
+			return true
+		}
+		high = half != 0 && !second
+	}
+	return high
+}
+
+// firstLowSurrogate begins the second halves of surrogate pairs (RFC 8259, section 7; Unicode 3.8).
+const firstLowSurrogate = 0xdc00
 
 func (r *jsonReader) list(where position, depth int) (*node, error) {
 	list := &node{kind: kindList, at: where}

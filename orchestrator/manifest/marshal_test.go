@@ -41,7 +41,7 @@ func TestMarshal(t *testing.T) {
 // Whatever a text holds, it comes back from YAML and from JSON.
 func TestMarshalRoundTrip(t *testing.T) {
 	texts := []string{"", "x", " x ", "yes", "null", "~", "1.10", "0x1f", "2001-01-01", "a: b", "- a", "#no", "a #b", "'q'", `"q"`, `\`, "a\nb", "a\r\nb\n", "\t", "{}", "[]",
-		"*a", "&a", "!t", "%d", "@x", "`x`", "|", ">", "?", ":", "a:", "é😀", "\u2028", "\u0085", "\u00a0", "\ufeff", "\x7f", "\x01", "<b>&", "---", "...", "=", "<<", "true", "1_000", ".inf", "1e3", "12:30", "a:b", "http://x:80/y"}
+		"*a", "&a", "!t", "%d", "@x", "`x`", "|", ">", "?", ":", "a:", "é😀", "\u2028", "\u0085", "\u00a0", "\ufeff", "\ufffd", "\ufffd\x01", `\ud83d`, "😀\x01", "\x7f", "\x01", "<b>&", "---", "...", "=", "<<", "true", "1_000", ".inf", "1e3", "12:30", "a:b", "http://x:80/y"}
 	check := func(a, b string) bool {
 		spec := completeSpec()
 		spec.Env = map[string]string{"A": a, "B": b}
