@@ -1,7 +1,7 @@
 # Two commands matter: `make up` and `make test`. `make help` lists all.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down clean build test check lint fuzz fmt bench
+.PHONY: help up down clean build test check lint vulns fuzz fmt bench
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # A static binary: it runs in any image and on any machine of this architecture.
@@ -30,9 +30,9 @@ build: ## bin/kiln
 	@mkdir -p bin
 	@$(GOBUILD) -o bin/ ./cmd/...
 
-test: ## set up, then everything: style, vet, staticcheck, fuzz, unit tests with -race, black-box scripts on the engine
+test: ## set up, then everything: style, vet, staticcheck, govulncheck, fuzz, unit tests with -race, black-box scripts on the engine
 	@deploy/test-setup
-	@$(MAKE) --no-print-directory build lint fuzz check
+	@$(MAKE) --no-print-directory build lint vulns fuzz check
 
 check: build ## the tests alone
 	KILN_BIN=$(CURDIR)/bin/kiln go test $(RACE) -count=1 -timeout $(TEST_TIMEOUT) $$(go list ./... | grep -v /cmd/) ./cmd/...
@@ -41,6 +41,9 @@ lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .); [[ -z $$unformatted ]] || { echo "gofmt: run make fmt:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
+
+vulns: ## known vulnerabilities in what Kiln is built of, where the database answers
+	@.ci/vulns
 
 fuzz: ## ten seconds of each fuzz target
 	@.ci/fuzz $(FUZZ_SECONDS)
