@@ -33,6 +33,7 @@ type call struct {
 	status  int  // of the answer's head once it is sent; 0 before
 	touched bool // deadlines of the client's connection were set
 	spoiled bool // the rest of the request's body was given up: the connection has to end
+	repeats int  // how often it was sent again though it may have been received
 }
 
 // identify gives the invocation its id and says it to the client, whatever comes.
@@ -59,11 +60,11 @@ func (c *call) bound(route *route.Route) (err error) {
 type verdict int
 
 const (
-	answered    verdict = iota // the client has an answer, whole or cut off
-	unreachable                // nothing was sent: try another instance
+	answered  verdict = iota // the client has an answer, whole or cut off
+	elsewhere                // try another instance
 )
 
-// run finds an instance and forwards, again while nothing was sent.
+// run finds an instance and forwards, again while the request may be sent.
 func (c *call) run(route *route.Route) {
 	var lastErr error
 	for range maxAttempts {
@@ -124,7 +125,7 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 					return answered, nil
 				}
 				outcome = pool.Unreachable
-				return unreachable, errUnreachable(err)
+				return elsewhere, errUnreachable(err)
 			}
 		}
 		x := exchange{call: c, u: u}
@@ -138,15 +139,19 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 			outcome = x.outcome
 			return answered, nil
 		}
-		if errors.Is(err, errResend) && u.reused {
+		again := errors.Is(err, errResend) || errors.Is(err, errRepeat)
+		switch {
+		case again && u.reused:
 			u = nil // a kept connection had died: the instance may be well
 			continue
-		}
-		if errors.Is(err, errResend) {
+		case errors.Is(err, errResend):
 			outcome = pool.Unreachable
-			return unreachable, errUnreachable(err)
+			return elsewhere, errUnreachable(err)
 		}
 		outcome = x.outcome
+		if again {
+			return elsewhere, errDied(err)
+		}
 		c.fail(err)
 		return answered, nil
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -60,8 +61,7 @@ func (x *exchange) send() error {
 			x.sent = time.Time{}
 			return errResend
 		}
-		x.outcome = pool.Failed
-		return errDied(err)
+		return x.silence(err)
 	}
 	if x.r.ContentLength != 0 {
 		x.touched = true
@@ -110,11 +110,12 @@ func (x *exchange) silence(err error) error {
 	if cause := x.cause(); cause != nil {
 		return cause
 	}
-	if x.u.reused && x.upload == nil && idempotent(x.r.Method) {
+	x.outcome = pool.Broken
+	if x.r.ContentLength == 0 && idempotent(x.r.Method) && x.repeats < maxRepeats {
+		x.repeats++
 		x.sent = time.Time{}
-		return errResend
+		return fmt.Errorf("%w: %w", errRepeat, err)
 	}
-	x.outcome = pool.Failed
 	return errDied(err)
 }
 
@@ -123,10 +124,11 @@ func (x *exchange) broken(err error) error {
 	if cause := x.cause(); cause != nil {
 		return cause
 	}
-	x.outcome = pool.Failed
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || itsFault(err) {
+		x.outcome = pool.Broken
 		return errDied(err)
 	}
+	x.outcome = pool.Failed
 	return errMalformed(err)
 }
 

@@ -27,6 +27,7 @@ var (
 	errBodyLimit  = errors.New("request body over the limit")
 	errForeign    = errors.New("the pool's connections are not of this package: its NewConns is not proxy.NewConns")
 	errResend     = errors.New("nothing of the request was received")
+	errRepeat     = errors.New("the request may be sent again")
 )
 
 func errUnknown(name string) error {

@@ -31,6 +31,7 @@ type fastCall struct {
 	head     bool   // its method is HEAD
 	again    bool   // it may be sent twice: idempotent and without a body
 	attempts int
+	repeats  int // how often it was sent again though it may have been received
 
 	arrived, deadline time.Time
 	sent              time.Time // zero before
@@ -271,7 +272,7 @@ func (l *loop) transmit(c *client, raw []byte) {
 	if n < len(out) {
 		b.out = l.copied(out[n:])
 	}
-	if b.reused && f.again {
+	if f.again {
 		l.preserve(c, raw)
 	} else if f.keep != nil {
 		l.discard(f.keep)
@@ -293,6 +294,22 @@ func (l *loop) resend(b *backend, err error) {
 		return
 	}
 	l.unreached(c, err)
+}
+
+// repeat sends a request again that may have been received, and may be sent
+// twice. A kept connection may have ended for its age alone.
+func (l *loop) repeat(b *backend, cause error) {
+	c := b.c
+	f := &c.call
+	f.repeats++
+	if b.reused {
+		l.resend(b, cause)
+		return
+	}
+	f.sent = time.Time{}
+	l.drop(b)
+	f.release(pool.Broken)
+	l.acquire(c, f.keep)
 }
 
 // redialAfter dials again after a drop, which may have retired the set.

@@ -10,8 +10,8 @@
 // An invocation is: look up the route, acquire a slot, send the request over a
 // connection of the slot's instance, relay the answer, release the slot, count.
 // A request is sent again only when no byte of it can have reached a function,
-// or when its method is idempotent, it has no body and the instance closed a
-// kept connection before it answered anything (RFC 9110, section 9.2.2).
+// or when its method is idempotent, it has no body and the instance closed the
+// connection before it answered anything (RFC 9110, section 9.2.2).
 package proxy
 
 import (
@@ -45,6 +45,10 @@ type Handler struct {
 // removes an instance from its pool, so that more would only hide a function
 // that cannot be reached at all.
 const maxAttempts = 5
+
+// maxRepeats bounds how often a request is sent again that a function may have
+// received: one that kills whoever gets it must not go through all of them.
+const maxRepeats = 2
 
 // ServeHTTP forwards one invocation.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -71,6 +71,8 @@ func (l *loop) take(b *backend, data []byte, scanned int) {
 			if l.response.Status != 100 {
 				out = appendInform(out, &l.response)
 			}
+			l.discard(c.call.keep) // it has answered something: the request is not sent again
+			c.call.keep = nil
 			if len(data) == 0 {
 				l.store(b, nil)
 				l.pass(c, out)
@@ -217,12 +219,12 @@ func (l *loop) hangUp(b *backend, cause error) {
 	case b.headed && b.framing == framingEnd && errors.Is(cause, io.ErrUnexpectedEOF):
 		l.complete(b, append(l.out[:0], "0\r\n\r\n"...), true)
 	case b.headed:
-		l.cut(b, pool.Failed)
-	case b.reused && f.again && len(b.in) == 0 && f.keep != nil:
-		l.resend(b, cause)
+		l.cut(b, pool.Broken)
+	case f.again && len(b.in) == 0 && f.keep != nil && f.repeats < maxRepeats:
+		l.repeat(b, cause)
 	default:
 		l.drop(b)
-		f.release(pool.Failed)
+		f.release(pool.Broken)
 		l.fail(c, errDied(cause))
 	}
 }

@@ -1,9 +1,13 @@
 package proxy_test
 
 import (
+	"bufio"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -209,5 +213,110 @@ func TestFunctionRemovedWhileWaiting(t *testing.T) {
 		p := g.dial()
 		p.say(get)
 		problemOf(t, p, 404, "platform", "function-not-found")
+	})
+}
+
+// mortal starts an instance that answers its first calls with its name, and then
+// dies of the next: it closes its port and the connection that the call came on.
+func mortal(t *testing.T, name string, lives int64) (addr string, received *atomic.Int64) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	received = &atomic.Int64{}
+	var calls sync.WaitGroup
+	calls.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			calls.Go(func() {
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(patience))
+				p := &peer{t: t, TCPConn: conn.(*net.TCPConn), br: bufio.NewReader(conn)}
+				for head := p.request(); head != ""; head = p.request() {
+					if strings.HasPrefix(head, "POST ") {
+						p.hear("hello")
+					}
+					if received.Add(1) > lives {
+						listener.Close()
+						return
+					}
+					p.say("HTTP/1.1 200 OK\nContent-Length: 1\n\n" + name)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		calls.Wait()
+	})
+	return listener.Addr().String(), received
+}
+
+// TestInstanceDies: the death of an instance is no error to a call that may be
+// sent again, on a kept connection or a new one; any other call gets to one
+// instance only. Nothing comes to the dead one afterwards.
+func TestInstanceDies(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		for _, lives := range []int64{0, 1} {
+			for request, again := range map[string]bool{get: true, post: false} {
+				t.Run(fmt.Sprint(lives, strings.Fields(request)[0]), func(t *testing.T) {
+					first, firstGot := mortal(t, "1", lives)
+					second, secondGot := mortal(t, "2", 100)
+					g := newRig(t, way, nil, first, second)
+					p := g.dial()
+					for range lives {
+						p.say(get)
+						p.head()
+						p.hear("1")
+					}
+					p.say(request)
+					if again {
+						if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+							t.Errorf("head %q", head)
+						}
+						p.hear("2")
+					} else {
+						problemOf(t, p, 502, "function", "function-died")
+						if n := secondGot.Load(); n != 0 {
+							t.Errorf("it was sent to another instance: %d", n)
+						}
+					}
+					for range 3 {
+						p.say(post)
+						if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+							t.Errorf("a later call: %q", head)
+						}
+						p.hear("2")
+					}
+					if n := firstGot.Load(); n != lives+1 {
+						t.Errorf("the dead instance got %d calls, want %d", n, lives+1)
+					}
+				})
+			}
+		}
+	})
+}
+
+// TestDeadlyRequest: a request that kills whatever gets it does not go through
+// all instances, idempotent or not.
+func TestDeadlyRequest(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		var received atomic.Int64
+		in := serve(t, func(p *peer, _ int) {
+			if p.request() != "" {
+				received.Add(1)
+			}
+		})
+		g := newRig(t, way, nil, in.addr)
+		p := g.dial()
+		p.say(get)
+		problemOf(t, p, 502, "function", "function-died")
+		if n := received.Load(); n != 3 {
+			t.Errorf("it was sent %d times, want 3", n)
+		}
+		g.calm()
 	})
 }

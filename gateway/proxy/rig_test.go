@@ -50,6 +50,15 @@ func (l *instances) Launch(ctx context.Context, order pool.Order) (pool.Launched
 
 func (l *instances) Freeze(context.Context, string) error { return nil }
 func (l *instances) Thaw(context.Context, string) error   { return nil }
+
+// Verify connects, as the launcher on containers does.
+func (l *instances) Verify(_ context.Context, _ orchestrator.Release, in pool.Launched) error {
+	conn, err := net.DialTimeout("tcp", in.Addr, patience)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
 func (l *instances) Stop(_ context.Context, id string, _ time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

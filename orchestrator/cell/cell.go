@@ -339,6 +339,11 @@ func (l *Launcher) Freeze(ctx context.Context, id string) error { return l.confi
 // Thaw resumes an instance.
 func (l *Launcher) Thaw(ctx context.Context, id string) error { return l.config.Next.Thaw(ctx, id) }
 
+// Verify says whether an instance still takes requests.
+func (l *Launcher) Verify(ctx context.Context, release orchestrator.Release, instance pool.Launched) error {
+	return l.config.Next.Verify(ctx, release, instance)
+}
+
 // Stop ends and removes an instance.
 func (l *Launcher) Stop(ctx context.Context, id string, grace time.Duration) error {
 	err := l.config.Next.Stop(ctx, id, grace)

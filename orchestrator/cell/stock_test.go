@@ -58,8 +58,11 @@ func (s *slowNext) Launch(context.Context, pool.Order) (pool.Launched, error) {
 }
 func (s *slowNext) Freeze(context.Context, string) error { return nil }
 func (s *slowNext) Thaw(context.Context, string) error   { return nil }
-func (s *slowNext) Owns(string) bool                     { return false }
-func (s *slowNext) Died(string, int, bool)               {}
+func (s *slowNext) Verify(context.Context, orchestrator.Release, pool.Launched) error {
+	return nil
+}
+func (s *slowNext) Owns(string) bool       { return false }
+func (s *slowNext) Died(string, int, bool) {}
 func (s *slowNext) Stop(_ context.Context, id string, _ time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

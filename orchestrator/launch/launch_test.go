@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -286,5 +287,59 @@ func TestLaunchTakesTurns(t *testing.T) {
 	}
 	if n := r.engine.MostRunsAtOnce(); n != 2 {
 		t.Errorf("%d at one time, want 2", n)
+	}
+}
+
+// TestVerify: an instance that accepts no connection, or ends it, is gone; one
+// that is busy is not.
+func TestVerify(t *testing.T) {
+	type program = func(net.Conn)
+	answer := func(status string) program {
+		return func(c net.Conn) {
+			c.Read(make([]byte, 1024))
+			io.WriteString(c, "HTTP/1.1 "+status+"\r\nContent-Length: 0\r\n\r\n")
+		}
+	}
+	hang := func(c net.Conn) { io.Copy(io.Discard, c) }
+	tests := map[string]struct {
+		program program // nil = nothing listens
+		asks    bool
+		well    bool
+	}{
+		"answers":                     {answer("200 OK"), true, true},
+		"is not ready":                {answer("503 Service Unavailable"), true, false},
+		"closes":                      {func(net.Conn) {}, true, false},
+		"is busy":                     {hang, true, true},
+		"refuses":                     {nil, true, false},
+		"accepts, nothing to ask":     {func(net.Conn) {}, false, true},
+		"refuses, and nothing to ask": {nil, false, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			served := make(chan struct{})
+			if tt.program == nil {
+				listener.Close()
+			}
+			go func() {
+				defer close(served)
+				conn, err := listener.Accept()
+				if err == nil {
+					tt.program(conn)
+					conn.Close()
+				}
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			err = launch.New(launch.Config{}).Verify(ctx, order(tt.asks).Release, pool.Launched{Addr: listener.Addr().String()})
+			if well := err == nil; well != tt.well {
+				t.Errorf("got %v, want well %v", err, tt.well)
+			}
+			listener.Close()
+			<-served
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
 )
 
 const (
@@ -70,6 +71,30 @@ func (l *Launcher) untilReady(ctx context.Context, id, addr string, asks bool) e
 			return cause
 		}
 	}
+}
+
+// Verify says whether an instance that was ready still takes requests. A runtime
+// that answers is well, and so is what accepts the connection and is too busy to
+// answer before ctx ends.
+func (l *Launcher) Verify(ctx context.Context, release orchestrator.Release, instance pool.Launched) error {
+	conn, err := l.dialer.DialContext(ctx, "tcp", instance.Addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if !release.Template.HTTPReady {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	status, text, err := ask(conn, bufio.NewReader(conn))
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil
+	case err == nil && status != http.StatusOK:
+		return &notReadyError{status: status, text: text}
+	}
+	return err
 }
 
 // ended asks the engine whether a container has ended, in case events are late

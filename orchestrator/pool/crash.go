@@ -104,13 +104,14 @@ func (p *Pool) forgetEarly() {
 // died takes out an instance that ended by itself; mu is held.
 func (p *Pool) died(in *instance, now instant, how string) {
 	young := now-in.readyAt < scale.StableAfter
-	expected := in.stopping
+	// One that stopped to take connections is being ended for just that.
+	expected := in.stopping && in.reason != ReasonUnreachable
 	p.to(in, Dead)
 	if !expected {
 		in.reason = ReasonDied
 		p.stats.Died++
 		p.cfg.Logger.Warn("instance died", "function", p.name, "revision", p.release.Revision.ID, "container_id", in.id, "how", how)
-		if young {
+		if young && !in.blamed {
 			p.crash.failed(now, orchestrator.Errorf(orchestrator.ErrFunction, "instance-died", "an instance of %s %s", p.name, how))
 		}
 	}

@@ -22,14 +22,50 @@ const (
 
 // suspect takes out an instance that does not accept connections; mu is held.
 func (p *Pool) suspect(in *instance, now instant) {
-	if in.state != Ready {
+	if in.state != Ready && in.state != Doubted {
 		return
 	}
 	if now-in.readyAt < scale.StableAfter {
+		in.blamed = true
 		p.crash.failed(now, orchestrator.Errorf(orchestrator.ErrFunction, "instance-unreachable", "an instance of %s does not accept connections", p.name))
 	}
 	p.leave(in, ReasonUnreachable)
 	p.provision(now)
+}
+
+// verifyTimeout bounds how long a doubted instance is held back. One that
+// accepts a connection and says nothing for as long is busy, not dead.
+const verifyTimeout = 500 * time.Millisecond
+
+// doubt holds an instance back until it is known whether it lives; mu is held.
+func (p *Pool) doubt(in *instance) {
+	if in.state != Ready || p.phase != serving {
+		return
+	}
+	p.to(in, Doubted)
+	release, launched := p.release, Launched{ID: in.id, Addr: in.addr, Origin: in.origin}
+	p.spawn(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, verifyTimeout)
+		defer cancel()
+		err := p.cfg.Launcher.Verify(ctx, release, launched)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.verified(in, err)
+	})
+}
+
+// verified ends a doubt; mu is held.
+func (p *Pool) verified(in *instance, err error) {
+	if in.state != Doubted { // the engine has spoken meanwhile, or the pool is draining
+		return
+	}
+	if err != nil {
+		p.cfg.Logger.Info("an instance stopped to take connections", "function", p.name, "container_id", in.id, "error", err)
+		p.suspect(in, p.now())
+		return
+	}
+	p.to(in, Ready)
+	p.dispatch()
 }
 
 // leave has an instance finish what is in flight and end; mu is held.

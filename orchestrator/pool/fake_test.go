@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ type launcher struct {
 	freeze   time.Duration
 	thaw     time.Duration
 	stop     time.Duration
+	verify   time.Duration
 	launchFn func(n int) error // fails the nth launch, from 1
 
 	mu       sync.Mutex
@@ -27,6 +29,7 @@ type launcher struct {
 	stopped  []string
 	freezes  int
 	thaws    int
+	verified int
 }
 
 func newLauncher(t testing.TB) *launcher {
@@ -90,6 +93,19 @@ func (l *launcher) Thaw(ctx context.Context, id string) error {
 		return orchestrator.Errorf(orchestrator.ErrNotFound, "container-not-found", "no container %s", id)
 	}
 	l.alive[id] = "running"
+	return nil
+}
+
+func (l *launcher) Verify(ctx context.Context, _ orchestrator.Release, in pool.Launched) error {
+	if err := pause(ctx, l.verify); err != nil {
+		return nil // busy
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.verified++
+	if l.alive[in.ID] == "" {
+		return errors.New("connection refused")
+	}
 	return nil
 }
 

@@ -10,7 +10,8 @@ import (
 // State is a state of an instance's life:
 //
 //	starting -> ready -> freezing -> frozen -> thawing -> ready
-//	ready, freezing, frozen, thawing -> draining -> dead
+//	ready -> doubted -> ready
+//	ready, doubted, freezing, frozen, thawing -> draining -> dead
 //	any -> dead
 //
 // A freeze that fails leads back to ready.
@@ -20,6 +21,7 @@ type State uint8
 const (
 	Starting State = iota // being launched; has no id yet
 	Ready                 // takes requests
+	Doubted               // lost a connection: takes none until it is known to live
 	Freezing              // idle, connections closed, being suspended
 	Frozen                // suspended
 	Thawing               // being resumed
@@ -32,7 +34,7 @@ const (
 // String returns the name used in Status.
 func (s State) String() string {
 	switch s {
-	case Starting, Thawing:
+	case Starting, Thawing, Doubted:
 		return "starting"
 	case Ready:
 		return "ready"
@@ -49,7 +51,8 @@ func (s State) String() string {
 // next lists the allowed transitions.
 var next = [states][]State{
 	Starting: {Ready, Dead},
-	Ready:    {Freezing, Draining, Dead},
+	Ready:    {Freezing, Doubted, Draining, Dead},
+	Doubted:  {Ready, Draining, Dead},
 	Freezing: {Frozen, Ready, Draining, Dead},
 	Frozen:   {Thawing, Draining, Dead},
 	Thawing:  {Ready, Draining, Dead},
@@ -79,6 +82,7 @@ type instance struct {
 	drainBy   instant // draining: when it is stopped with requests in flight
 	reason    string  // why it left
 	used      bool    // has had a request
+	blamed    bool    // its end was counted as a failure of the function
 	seen      instant // last tick that looked at it while idle
 
 	slot         int       // index in Pool.ready, or -1
@@ -152,5 +156,5 @@ func (p *Pool) find(id string) *instance {
 
 // live returns how many instances serve or could, without those starting.
 func (p *Pool) live() int {
-	return p.count[Ready] + p.count[Freezing] + p.count[Frozen] + p.count[Thawing]
+	return p.count[Ready] + p.count[Doubted] + p.count[Freezing] + p.count[Frozen] + p.count[Thawing]
 }

@@ -18,6 +18,11 @@ type Launcher interface {
 	Freeze(ctx context.Context, id string) error
 	// Thaw undoes Freeze; idempotent.
 	Thaw(ctx context.Context, id string) error
+	// Verify returns nil when an instance that was ready still takes requests, and
+	// why not otherwise. It is asked when a connection ended in the middle of a
+	// call, which may be the first sign of a death of which the engine tells some
+	// milliseconds later. One that is merely busy is well.
+	Verify(ctx context.Context, release orchestrator.Release, instance Launched) error
 	// Stop ends an instance: SIGTERM, grace, SIGKILL, remove. One that does not
 	// exist is no error.
 	Stop(ctx context.Context, id string, grace time.Duration) error

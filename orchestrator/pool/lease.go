@@ -11,6 +11,9 @@ const (
 	Done Outcome = iota
 	// Failed: the function answered badly, or died while it did.
 	Failed
+	// Broken: the connection ended before the answer did. The instance may be
+	// dying, and takes no more requests until it has been looked at.
+	Broken
 	// Unreachable: the connection was refused or reset before a byte was sent.
 	// The instance is suspect and leaves the pool.
 	Unreachable

@@ -191,6 +191,9 @@ func (p *Pool) giveBack(in *instance, since instant, outcome Outcome) {
 		p.service.Add(now - since)
 	case Failed:
 		p.stats.Failed++
+	case Broken:
+		p.stats.Failed++
+		p.doubt(in)
 	case Unreachable:
 		p.stats.Unreachable++
 		p.suspect(in, now)

@@ -44,7 +44,7 @@ func (p *Pool) Status() orchestrator.FunctionStatus {
 	defer p.mu.Unlock()
 	s := orchestrator.FunctionStatus{
 		Ready: p.count[Ready], Frozen: p.count[Freezing] + p.count[Frozen],
-		Starting: p.count[Starting] + p.count[Thawing], Draining: p.count[Draining],
+		Starting: p.count[Starting] + p.count[Thawing] + p.count[Doubted], Draining: p.count[Draining],
 		Waiting: p.queue.len, InFlight: p.inflight,
 	}
 	for _, in := range p.instances {

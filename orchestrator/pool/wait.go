@@ -141,7 +141,7 @@ func (p *Pool) flush(err error) {
 func (p *Pool) demand() scale.Demand {
 	d := scale.Demand{
 		Concurrency: p.concurrency, Waiting: p.queue.len,
-		Ready: p.count[Ready], Starting: p.count[Starting] + p.count[Thawing],
+		Ready: p.count[Ready], Starting: p.count[Starting] + p.count[Thawing] + p.count[Doubted],
 		Service: p.service.Value(), Start: p.startup.Value(),
 	}
 	for _, in := range p.instances {

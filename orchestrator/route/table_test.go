@@ -43,6 +43,9 @@ func (l *launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched,
 
 func (l *launcher) Freeze(context.Context, string) error { return nil }
 func (l *launcher) Thaw(context.Context, string) error   { return nil }
+func (l *launcher) Verify(context.Context, orchestrator.Release, pool.Launched) error {
+	return nil
+}
 
 func (l *launcher) Stop(_ context.Context, id string, _ time.Duration) error {
 	time.Sleep(100 * time.Millisecond)
