@@ -436,3 +436,22 @@ func TestLargeBodiesBothWaysAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestChunksOverTheLimit: a body of unknown length is refused as soon as it is
+// too long, while the client still sends and the function still reads.
+func TestChunksOverTheLimit(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		in := serveHTTP(t, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		g := newRig(t, way, func(s *orchestrator.Spec) { s.MaxRequest = 10 }, in.addr)
+		for _, chunks := range []string{"b\nhello world\n", "5\nhello\n6\n world\n", "5\nhello\n6\n world\n0\n\n", "fffffff\nhello world"} {
+			p := g.dial()
+			p.say("POST /invoke/echo HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n" + chunks)
+			problemOf(t, p, 413, "platform", "request-too-large")
+			if o := g.observed(); o.code != 413 {
+				t.Errorf("observed %+v", o)
+			}
+			p.ended()
+			g.calm()
+		}
+	})
+}

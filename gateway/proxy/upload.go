@@ -60,8 +60,14 @@ func (p *upload) copy() (readErr, writeErr error) {
 		frame   = make([]byte, 0, 32)
 	)
 	for {
+		room := int64(len(buf))
+		if limit > 0 {
+			// net/http fills what it is given as long as a chunk goes on: one byte
+			// too many must not wait for those behind it.
+			room = min(room, limit-total+1)
+		}
 		p.waiting.Store(true)
-		n, err := r.Body.Read(buf[:])
+		n, err := r.Body.Read(buf[:room])
 		p.waiting.Store(false)
 		if total += int64(n); limit > 0 && total > limit {
 			return errBodyLimit, nil
