@@ -141,3 +141,40 @@ func TestDrainWhileInDoubt(t *testing.T) {
 		}
 	})
 }
+
+// TestAdoptedWhileStarting: a gateway that died while an instance was starting
+// leaves one that runs and is not ready yet. Callers wait for it; nothing is
+// started beside it.
+func TestAdoptedWhileStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLauncher(t)
+		h := newHarness(t, l, release(1))
+		if !h.Adopt(pool.Launched{ID: "c9", Addr: "10.0.0.9:8080", Origin: pool.OriginAdopted}, false, time.Now()) {
+			t.Fatal("not adopted")
+		}
+		time.AfterFunc(3*time.Second, func() { l.revive("c9") })
+		lease := h.acquire(t.Context())
+		if queue, _ := lease.Waited(); lease.InstanceID() != "c9" || queue < 2900*time.Millisecond || queue > 3100*time.Millisecond {
+			t.Errorf("got %s after %s, want c9 after 3s", lease.InstanceID(), queue)
+		}
+		lease.Release(pool.Done)
+		if launched, _ := h.count(); launched != 0 {
+			t.Errorf("%d starts, want none", launched)
+		}
+	})
+}
+
+// TestAdoptedAndNeverReady: what does not come up in the time of a start is
+// replaced; the time counts from its container's start.
+func TestAdoptedAndNeverReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLauncher(t)
+		h := newHarness(t, l, release(1, func(s *orchestrator.Spec) { s.Timeout = orchestrator.Duration(time.Hour) }))
+		h.Adopt(pool.Launched{ID: "c9", Addr: "10.0.0.9:8080", Origin: pool.OriginAdopted}, false, time.Now().Add(-50*time.Second))
+		lease := h.acquire(t.Context())
+		if queue, _ := lease.Waited(); lease.InstanceID() != "c1" || queue < 10*time.Second || queue > 11*time.Second {
+			t.Errorf("got %s after %s, want c1 after some 10s", lease.InstanceID(), queue)
+		}
+		lease.Release(pool.Done)
+	})
+}

@@ -43,20 +43,45 @@ func (p *Pool) doubt(in *instance) {
 		return
 	}
 	p.to(in, Doubted)
+	p.verify(in, p.now())
+}
+
+// verifyPause is between two looks at an adopted instance that may still start.
+const verifyPause = 20 * time.Millisecond
+
+// verify has a doubted instance looked at, again until it is well or the time
+// given has passed; mu is held.
+func (p *Pool) verify(in *instance, until instant) {
 	release, launched := p.release, Launched{ID: in.id, Addr: in.addr, Origin: in.origin}
-	p.spawn(func() {
+	look := func() error {
 		ctx, cancel := context.WithTimeout(p.ctx, verifyTimeout)
 		defer cancel()
-		err := p.cfg.Launcher.Verify(ctx, release, launched)
+		return p.cfg.Launcher.Verify(ctx, release, launched)
+	}
+	p.spawn(func() {
+		err := look()
+		for err != nil && p.now() < until && p.inDoubt(in) {
+			select {
+			case <-time.After(verifyPause):
+			case <-p.ctx.Done():
+			}
+			err = look()
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.verified(in, err)
 	})
 }
 
+func (p *Pool) inDoubt(in *instance) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return in.state == Doubted && p.phase == serving
+}
+
 // verified ends a doubt; mu is held.
 func (p *Pool) verified(in *instance, err error) {
-	if in.state != Doubted { // the engine has spoken meanwhile, or the pool is draining
+	if in.state != Doubted || p.phase == closed { // the engine has spoken meanwhile, or the pool is draining
 		return
 	}
 	if err != nil {

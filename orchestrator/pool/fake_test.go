@@ -125,6 +125,13 @@ func (l *launcher) kill(id string) {
 	delete(l.alive, id)
 }
 
+// revive makes a container that takes requests.
+func (l *launcher) revive(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.alive[id] = "running"
+}
+
 func (l *launcher) state(id string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

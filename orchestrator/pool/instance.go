@@ -21,7 +21,7 @@ type State uint8
 const (
 	Starting State = iota // being launched; has no id yet
 	Ready                 // takes requests
-	Doubted               // lost a connection: takes none until it is known to live
+	Doubted               // lost a connection, or was adopted: takes none until it is seen to live
 	Freezing              // idle, connections closed, being suspended
 	Frozen                // suspended
 	Thawing               // being resumed
@@ -116,7 +116,7 @@ func (p *Pool) to(in *instance, state State) {
 	}
 }
 
-// add takes a new instance in: starting, or adopted as ready or frozen.
+// add takes a new instance in: starting, or adopted as doubted or frozen.
 func (p *Pool) add(in *instance, state State) {
 	in.state, in.slot, in.seen = state, -1, never
 	p.instances = append(p.instances, in)

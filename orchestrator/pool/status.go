@@ -82,9 +82,14 @@ func (p *Pool) Owns(id string) bool {
 	return p.find(id) != nil
 }
 
+// adoptPatience is how long an instance that another gateway started may take
+// from its container's start until it takes requests, as long as any start.
+const adoptPatience = 60 * time.Second
+
 // Adopt takes in an instance that runs already, frozen or not, and says whether
 // it did: a pool that is draining or closed does not. One that the pool has is
-// no second instance.
+// no second instance. A running one takes requests once it was seen to, as the
+// gateway may have died while it was starting.
 func (p *Pool) Adopt(launched Launched, frozen bool, startedAt time.Time) bool {
 	var conns Conns
 	if p.cfg.NewConns != nil {
@@ -105,13 +110,13 @@ func (p *Pool) Adopt(launched Launched, frozen bool, startedAt time.Time) bool {
 		reservation: p.cfg.Capacity.Force(p.release.Spec.Resources.Memory),
 		startedAt:   startedAt, launchedAt: now, readyAt: now - scale.StableAfter, idleSince: now,
 	}
-	state := Ready
-	if frozen {
-		state = Frozen
+	if frozen { // it was ready once
+		p.add(in, Frozen)
+		p.provision(now)
+		return true
 	}
-	p.add(in, state)
-	p.dispatch()
-	p.provision(now)
+	p.add(in, Doubted)
+	p.verify(in, now+adoptPatience-time.Since(startedAt))
 	return true
 }
 
