@@ -18,7 +18,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -66,26 +65,9 @@ func New(archives Archives, templates Catalogue, limits archive.Limits, tempDir 
 	return &Intake{archives: archives, templates: templates, limits: limits, tempDir: tempDir}
 }
 
-// tempPattern names the temporary folders.
+// tempPattern names the temporary folders. What a crash leaves of them the
+// gateway removes at its next start.
 const tempPattern = "kiln-intake-"
-
-// Sweep removes the temporary folders that an earlier gateway left when it was
-// killed. It must not run while Receive does.
-func (in *Intake) Sweep() error {
-	entries, err := os.ReadDir(in.tempDir)
-	if err != nil {
-		return orchestrator.Errorf(orchestrator.ErrUnavailable, "intake-temp", "look for leftovers: %w", err)
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tempPattern) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(in.tempDir, e.Name())))
-		}
-	}
-	if err != nil {
-		return orchestrator.Errorf(orchestrator.ErrUnavailable, "intake-temp", "remove leftovers: %w", err)
-	}
-	return nil
-}
 
 // Receive takes one upload in and returns the function's settings, complete and
 // checked, and the digest of the stored archive.

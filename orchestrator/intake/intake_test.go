@@ -425,31 +425,6 @@ func TestReceiveAtOnce(t *testing.T) {
 	}
 }
 
-func TestSweep(t *testing.T) {
-	temp := filepath.Join(t.TempDir(), "with[brackets")
-	for _, path := range []string{"kiln-intake-123/deep/file", "kiln-intake-456/x", "somebody-elses/x"} {
-		if err := os.MkdirAll(filepath.Join(temp, filepath.Dir(path)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(temp, path), []byte("x"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	in := intake.New(&memory{}, languages, archive.DefaultLimits(), temp)
-	for range 2 {
-		if err := in.Sweep(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	entries, err := os.ReadDir(temp)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(entries) != 1 || entries[0].Name() != "somebody-elses" {
-		t.Errorf("left are %v, want somebody-elses only", entries)
-	}
-}
-
 // FuzzReceive: whatever is sent under whatever name with whatever settings,
 // never a panic, nothing left over, always an error of a client's class.
 func FuzzReceive(f *testing.F) {
