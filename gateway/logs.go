@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -141,7 +142,11 @@ func (l *logStream) fail(ctx context.Context, err error) error {
 	if !l.begun || ctx.Err() != nil {
 		return err
 	}
-	if l.text {
+	var known *orchestrator.Error
+	switch removed := errors.As(err, &known) && known.Code == orchestrator.CodeRemoved; {
+	case l.text && removed:
+		return nil // nothing is missing
+	case l.text:
 		panic(http.ErrAbortHandler)
 	}
 	id := l.w.Header().Get(api.HeaderRequestID)

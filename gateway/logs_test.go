@@ -70,6 +70,30 @@ func TestLogParameters(t *testing.T) {
 	}
 }
 
+// TestLogsOfARemovedFunction: following ends with a line that says so, and in text
+// with a stream that is whole.
+func TestLogsOfARemovedFunction(t *testing.T) {
+	f := newFixture(t, "a")
+	f.functions.lines = logLines()
+	f.functions.fail(orchestrator.Errorf(orchestrator.ErrNotFound, orchestrator.CodeRemoved, "function a was removed"))
+	client := serve(t, f)
+	var last error
+	for _, err := range client.Logs(t.Context(), "a", api.LogOptions{Follow: true}) {
+		last = err
+	}
+	var problem *api.Error
+	if !errors.As(last, &problem) || problem.Code != api.CodeFunctionRemoved || problem.Detail != "function a was removed" {
+		t.Errorf("NDJSON ended with %v", last)
+	}
+	response, err := client.HTTP.Get(client.BaseURL + "/v1/functions/a/logs?follow=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readAll(response); err != nil {
+		t.Errorf("text ended with %v", err)
+	}
+}
+
 // TestLogsThatBreak: an error before the first line is an answer, a later one
 // the last line of NDJSON.
 func TestLogsThatBreak(t *testing.T) {

@@ -2,8 +2,11 @@ package orchestrator_test
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,4 +127,85 @@ func TestLogsOfAllInstances(t *testing.T) {
 			})
 		})
 	}
+}
+
+// flood is an engine whose containers have written more than fits in memory.
+type flood struct {
+	orchestrator.Engine
+	lines   int
+	written atomic.Int64 // lines made
+}
+
+func (f *flood) Logs(_ context.Context, _ string, o orchestrator.LogOptions) iter.Seq2[orchestrator.LogLine, error] {
+	return func(yield func(orchestrator.LogLine, error) bool) {
+		n := f.lines
+		if o.Tail >= 0 {
+			n = min(n, o.Tail)
+		}
+		for i := range n {
+			f.written.Add(1)
+			if !yield(orchestrator.LogLine{Time: time.Unix(int64(i), 0), Text: strconv.Itoa(i)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// TestLogsAreNotHeld: however much there is, no more than a line of each instance
+// is read ahead of what the consumer took.
+func TestLogsAreNotHeld(t *testing.T) {
+	b := open(t, newStore(t))
+	b.mustDeploy(t, spec("hello"), "sha256:a")
+	b.Fleet = crowd{b.fleet, []orchestrator.InstanceStatus{{ID: "a"}, {ID: "b"}, {ID: "c"}}}
+	f := &flood{lines: 10_000}
+	b.Engine = f
+	taken := int64(0)
+	for _, err := range b.Logs(t.Context(), "hello", orchestrator.LogOptions{Tail: -1}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if taken++; f.written.Load()-taken > 3 {
+			t.Fatalf("%d lines are held after %d", f.written.Load()-taken, taken)
+		}
+	}
+	if taken != 30_000 {
+		t.Errorf("%d lines, want 30000", taken)
+	}
+	var last []string
+	for line := range b.Logs(t.Context(), "hello", orchestrator.LogOptions{Tail: 5000}) {
+		last = append(last, line.Text)
+	}
+	if len(last) != 5000 || last[len(last)-1] != "4999" {
+		t.Errorf("%d lines, want 5000", len(last))
+	}
+	for range b.Logs(t.Context(), "hello", orchestrator.LogOptions{Tail: -1}) {
+		break // ends the readers
+	}
+}
+
+// TestFollowingARemovedFunction: what its instances still write comes, and then
+// the end that says why.
+func TestFollowingARemovedFunction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := withLogs(t)
+		time.AfterFunc(500*time.Millisecond, func() {
+			if err := b.Remove(t.Context(), "hello"); err != nil {
+				t.Error(err)
+			}
+		})
+		var texts []string
+		var last error
+		for line, err := range b.Logs(t.Context(), "hello", orchestrator.LogOptions{Tail: 1, Follow: true}) {
+			if last = err; err == nil {
+				texts = append(texts, line.Text)
+			}
+		}
+		if got := strings.Join(texts, " "); got != "a2 a3 b3" {
+			t.Errorf("lines %q", got)
+		}
+		var removed *orchestrator.Error
+		if !errors.As(last, &removed) || removed.Code != orchestrator.CodeRemoved {
+			t.Errorf("it ended with %v", last)
+		}
+	})
 }

@@ -26,7 +26,8 @@ func (t *tool) logsCommand() *cobra.Command {
 		Use:   "logs NAME",
 		Short: "Show what a function's instances print",
 		Long: `Show what a function's instances print, with the time and the instance in
-front. With -f it goes on, with instances that start later included.`,
+front. With -f it goes on, with instances that start later included, until it is
+interrupted or the function is removed.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: t.functionNames(false),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,7 +45,7 @@ front. With -f it goes on, with instances that start later included.`,
 			return t.showLogs(cmd, args[0], options)
 		},
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until interrupted or the function is removed")
 	cmd.Flags().StringVar(&tail, "tail", strconv.Itoa(defaultTail), "lines of the past to begin with, or all")
 	cmd.Flags().DurationVar(&since, "since", 0, "only lines younger than this, for example 10m")
 	return cmd
@@ -59,8 +60,13 @@ func (t *tool) showLogs(cmd *cobra.Command, name string, options api.LogOptions)
 	encoder.SetEscapeHTML(false)
 	for line, err := range client.Logs(cmd.Context(), name, options) {
 		if err != nil {
-			if options.Follow && errors.Is(err, cmd.Context().Err()) {
+			var problem *api.Error
+			switch {
+			case options.Follow && errors.Is(err, cmd.Context().Err()):
 				return nil // interrupted, as every follower ends
+			case errors.As(err, &problem) && problem.Code == api.CodeFunctionRemoved:
+				fmt.Fprintln(t.err, problem.Detail+": there is nothing more to follow")
+				return nil
 			}
 			return err
 		}

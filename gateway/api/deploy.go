@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator"
 )
 
 // Deploy is a request to deploy.
@@ -140,8 +142,13 @@ type LogOptions struct {
 	Since  time.Time // zero = no bound
 }
 
+// CodeFunctionRemoved is the code of the Error with which following logs ends when
+// the function is removed.
+const CodeFunctionRemoved = orchestrator.CodeRemoved
+
 // Logs yields the lines of a function's instances. With Follow it goes on until
-// ctx ends or the consumer stops. An error is the last pair.
+// ctx ends, the consumer stops or the function is removed. An error is the last
+// pair.
 func (c *Client) Logs(ctx context.Context, name string, options LogOptions) iter.Seq2[LogLine, error] {
 	query := url.Values{"tail": {strconv.Itoa(options.Tail)}}
 	if options.Tail < 0 {

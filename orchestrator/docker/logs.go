@@ -18,8 +18,9 @@ import (
 // maxLogLine bounds a line; what is longer is cut.
 const maxLogLine = 64 << 10
 
-// logsTimeout bounds reading logs that are not followed: 30 MiB from a disk.
-const logsTimeout = 60 * time.Second
+// logsTimeout bounds reading logs that are not followed: 30 MiB, as fast as a
+// client on a slow line takes them.
+const logsTimeout = 10 * time.Minute
 
 // errEnough ends the copying when the consumer wants no more.
 var errEnough = errors.New("no more lines wanted")
