@@ -106,6 +106,32 @@ func TestShedsWhatWouldWaitTooLong(t *testing.T) {
 	})
 }
 
+// TestSlowStartsAreForgotten: starts that took longer than requests may wait, as
+// on a machine that was too busy for a while, must not have every later request
+// refused for good.
+func TestSlowStartsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLauncher(t)
+		l.start = 20 * time.Second
+		h := newHarness(t, l, release(1, func(s *orchestrator.Spec) {
+			s.Scale.Max, s.Scale.KeepAlive = 1, orchestrator.Duration(2*time.Second)
+		}))
+		h.call(0)
+		time.Sleep(10 * time.Second)
+		if s := h.Status(); len(s.Instances) > 0 {
+			t.Fatalf("the instance is still there: %+v", s)
+		}
+		l.start = 100 * time.Millisecond
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		lease, err := h.Acquire(soon)
+		if err != nil {
+			t.Fatalf("refused for what earlier starts took: %v", err)
+		}
+		lease.Release(pool.Done)
+	})
+}
+
 func TestDeadlineAndCancelLeaveTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHarness(t, newLauncher(t), release(1, func(s *orchestrator.Spec) { s.Scale.Max = 1 }))

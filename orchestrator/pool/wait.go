@@ -106,7 +106,9 @@ func (p *Pool) refusal(ctx context.Context, now instant) error {
 		p.stats.Shed++
 		return p.shed("queue-full", scale.Wait(d), "%d requests to %s are waiting, which is the limit", d.Waiting, p.name)
 	}
-	if deadline, ok := ctx.Deadline(); ok {
+	// Where nothing runs and nothing is coming, the request has to wait whatever the
+	// last starts took: only a new one can tell that they take less by now.
+	if deadline, ok := ctx.Deadline(); ok && d.Ready+d.Starting > 0 {
 		if wait := scale.Wait(d); wait > 0 && wait > time.Until(deadline) {
 			p.stats.Shed++
 			return p.shed("overloaded", wait, "a request to %s would wait about %s, longer than its time limit",
