@@ -45,6 +45,7 @@ type daemon struct {
 	running   orchestrator.Engine // engine, with the chosen way to freeze
 	catalogue *templates.Catalogue
 	metrics   *metrics.Metrics
+	builder   orchestrator.RevisionBuilder
 	table     *route.Table
 	service   *orchestrator.Service
 	server    *gateway.Server
@@ -165,6 +166,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	d.background("CPU sampling", cpu.Run)
 	budget := capacity.New(capacity.Config{Memory: d.cfg.Memory, EngineMemory: info.Memory, Saturated: cpu.Saturated})
 	d.metrics = metrics.New(version)
+	d.builder = d.metrics.Builds(build.New(d.buildConfig()))
 	var launcher route.Launcher
 	var table atomic.Pointer[route.Table] // nil while the first cells start
 	images := launch.New(launch.Config{
@@ -174,6 +176,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 				t.Placed(id, addr)
 			}
 		},
+		Restore: d.restore,
 	})
 	launcher = images
 	if d.cfg.Cells > 0 {
@@ -203,6 +206,12 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	table.Store(d.table)
 	d.closers.add(func() error { return d.table.Close(d.stopping) })
 	return nil
+}
+
+// restore builds the image of a revision again that somebody deleted.
+func (d *daemon) restore(ctx context.Context, r orchestrator.Release) error {
+	_, err := d.builder.BuildRevision(ctx, r.Revision, r.Template, func(orchestrator.BuildEvent) {})
+	return err
 }
 
 func (d *daemon) buildConfig() build.Config {
@@ -246,7 +255,7 @@ func (c coldStarts) Started(function, origin string, _ time.Duration, err error)
 
 func (d *daemon) openService(ctx context.Context) (err error) {
 	d.service = &orchestrator.Service{
-		Store: d.store, Images: d.engine, Engine: d.running, Builder: d.metrics.Builds(build.New(d.buildConfig())),
+		Store: d.store, Images: d.engine, Engine: d.running, Builder: d.builder,
 		Fleet: d.table, Templates: d.catalogue, Code: d.code(), BuildDigest: build.Digest, Logger: d.logger,
 	}
 	if err := d.service.Open(ctx); err != nil {

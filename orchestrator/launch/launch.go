@@ -43,6 +43,9 @@ type Config struct {
 	// Placed hears at which address, "IP:port", a container was started, before
 	// it is ready; may be nil.
 	Placed func(id, addr string)
+	// Restore makes the image of a revision again that somebody deleted; nil =
+	// starts fail until the function is deployed again.
+	Restore func(ctx context.Context, release orchestrator.Release) error
 }
 
 // Launcher is the pool.Launcher on containers. It is safe for concurrent use and
@@ -88,15 +91,24 @@ func New(config Config) *Launcher {
 	return &Launcher{config: config, inHand: map[string]*watch{}, early: map[string]exit{}}
 }
 
-// Launch runs a container for the release and returns once it is ready.
+// Launch runs a container for the release and returns once it is ready. An image
+// that is gone is made again first.
 // Errors: ErrFunction, code "instance-start-failed", when it ended or did not
 // become ready in time; those of Engine.Run; ctx's. Nothing is left behind.
 func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched, error) {
 	r := order.Release
-	id, addr, err := l.Bring(ctx, Request{
+	request := Request{
 		Config: r.Container(l.config.Owner, l.config.Network), For: r.Spec.Name,
 		Priority: order.Priority, Asks: r.Template.HTTPReady,
-	})
+	}
+	id, addr, err := l.Bring(ctx, request)
+	if errors.Is(err, orchestrator.ErrNotFound) && l.config.Restore != nil {
+		l.config.Logger.Warn("the image is gone and is built again", "function", r.Spec.Name, "revision", r.Revision.ID)
+		if err := l.config.Restore(ctx, r); err != nil {
+			return pool.Launched{}, fmt.Errorf("build the image of revision %s of %s again: %w", r.Revision.ID, r.Spec.Name, err)
+		}
+		id, addr, err = l.Bring(ctx, request)
+	}
 	if errors.Is(err, orchestrator.ErrNotFound) {
 		return pool.Launched{}, orchestrator.Errorf(orchestrator.ErrUnavailable, "image-missing",
 			"the image of revision %s of %s is gone: %v", r.Revision.ID, r.Spec.Name, err).

@@ -268,6 +268,38 @@ func TestLaunchWithoutImageOrNetwork(t *testing.T) {
 	r.stop(t, got.ID)
 }
 
+func TestLaunchMakesAMissingImageAgain(t *testing.T) {
+	var r *rig
+	restored := 0
+	r = newRig(t, enginetest.Serve(http.NotFoundHandler()), func(c *launch.Config) {
+		c.Restore = func(_ context.Context, release orchestrator.Release) error {
+			if restored++; restored == 1 {
+				return errors.New("no builder")
+			}
+			r.engine.AddImage(release.Revision.Image, enginetest.Serve(http.NotFoundHandler()), nil)
+			return nil
+		}
+	})
+	if err := r.engine.RemoveImage(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Launch(t.Context(), order(false)); err == nil || !strings.Contains(err.Error(), "no builder") {
+		t.Errorf("got %v, want why it could not be made", err)
+	}
+	for range 2 {
+		launched, err := r.Launch(t.Context(), order(false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Stop(t.Context(), launched.ID, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	if restored != 2 {
+		t.Errorf("made %d times, want 2: once in vain, and once", restored)
+	}
+}
+
 func TestLaunchTakesTurns(t *testing.T) {
 	budget := capacity.New(capacity.Config{Starts: 2})
 	r := newRig(t, enginetest.Serve(http.NotFoundHandler()), func(c *launch.Config) { c.Capacity = budget })
