@@ -21,8 +21,11 @@ const (
 	// idleConnLife is how long an unused connection is kept. Servers commonly close
 	// theirs after 5 to 60 s; a longer life would only make more dead ones.
 	idleConnLife = 30 * time.Second
-	// dialTimeout bounds a connect to a container on the same machine.
-	dialTimeout = 5 * time.Second
+	// dialTimeout bounds a connect to a container on the same machine, which takes
+	// well under a millisecond. A packet that is lost is sent again after a second,
+	// so that one more try is waited for; an instance that cannot be reached must
+	// not use up the time in which another one can answer.
+	dialTimeout = 1500 * time.Millisecond
 )
 
 // Conns are the connections to one instance: those of the complete path, and the

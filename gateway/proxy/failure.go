@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"os"
 	"syscall"
 
 	"github.com/kilnfaas/kiln/gateway/problem"
@@ -81,7 +82,8 @@ func errReplaced() error {
 // else is this machine's, such as a lack of descriptors, ports or memory: to end
 // instances for it would make things worse.
 func itsFault(err error) bool {
-	if errors.Is(err, errDialTimeout) || errors.Is(err, context.DeadlineExceeded) {
+	// Which of the two a dialer returns depends on which of its timers is first.
+	if errors.Is(err, errDialTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
 	}
 	for _, errno := range []syscall.Errno{

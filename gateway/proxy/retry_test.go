@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kilnfaas/kiln/gateway/proxy"
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/route"
@@ -21,6 +24,51 @@ func TestUnreachableInstanceIsReplaced(t *testing.T) {
 	each(t, func(t *testing.T, way string) {
 		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 		g := newRig(t, way, nil, refused(t), in.addr)
+		p := g.dial()
+		p.say(post)
+		if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+			t.Errorf("head %q", head)
+		}
+		p.hear("hello")
+		if got := g.pool.Stats().Unreachable; got != 1 {
+			t.Errorf("%d instances were found unreachable, want 1", got)
+		}
+	})
+}
+
+// deaf returns an address at which packets are dropped, as those to a container
+// whose network was cut: more connections than the listener's queue takes.
+func deaf(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	for range 16 {
+		conn, err := net.DialTimeout("tcp", addr, 100*time.Millisecond)
+		if err != nil {
+			return addr
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Skip("this kernel takes any number of connections")
+	return ""
+}
+
+// TestInstanceThatCannotBeReached: there is time left for another instance.
+func TestInstanceThatCannotBeReached(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+		g := newRig(t, way, timeout(4*time.Second), deaf(t), in.addr)
 		p := g.dial()
 		p.say(post)
 		if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
