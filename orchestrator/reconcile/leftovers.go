@@ -34,7 +34,33 @@ func (l *Loop) sweep(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(append(failures, err)...)
 	}
-	for _, key := range l.leftovers.overdue(time.Now(), leftoverGrace, orphans) {
+	return errors.Join(append(failures, l.removeAll(ctx, l.leftovers.overdue(time.Now(), leftoverGrace, orphans)))...)
+}
+
+// discard removes what an earlier gateway left behind. Nothing is being deployed
+// yet, so what nothing refers to is a leftover for certain. The images among it
+// are returned, to be removed later: the engine takes its time. The others cannot
+// wait, as an archive may be sent again, and be needed, with the first deploy.
+func (l *Loop) discard(ctx context.Context) (images []string, err error) {
+	orphans, err := l.orphans(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var stored []string
+	for _, key := range orphans {
+		if strings.HasPrefix(key, imagePrefix) {
+			images = append(images, key)
+		} else {
+			stored = append(stored, key)
+		}
+	}
+	return images, l.removeAll(ctx, stored)
+}
+
+// removeAll removes leftovers, given by their keys.
+func (l *Loop) removeAll(ctx context.Context, keys []string) error {
+	var failures []error
+	for _, key := range keys {
 		switch err := l.remove(ctx, key); {
 		case errors.Is(err, orchestrator.ErrConflict): // an image that a container still uses: next time
 		case err != nil:

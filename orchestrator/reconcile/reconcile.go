@@ -63,8 +63,9 @@ type Loop struct {
 }
 
 // Open makes the first pass, in which every container of the owner is adopted
-// or stopped, and starts the loop. That the engine does not answer is no error:
-// the loop makes up for the pass when it does.
+// or stopped and what an earlier gateway left behind is removed, and starts the
+// loop. It is called before there can be a deploy. That the engine does not
+// answer is no error: the loop makes up for the pass when it does.
 func (l *Loop) Open(ctx context.Context) error {
 	l.resync = make(chan struct{}, 1)
 	l.containers, l.leftovers = newLedger(), newLedger()
@@ -72,8 +73,13 @@ func (l *Loop) Open(ctx context.Context) error {
 		l.Logger.Warn("containers not adopted yet", "error", err)
 		l.kick()
 	}
+	images, err := l.discard(ctx)
+	if err != nil {
+		l.Logger.Warn("leftovers not removed yet", "error", err)
+	}
 	ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	for _, work := range []func(context.Context){l.watch, l.run, l.tidy} {
+	tidy := func(ctx context.Context) { l.tidy(ctx, images) }
+	for _, work := range []func(context.Context){l.watch, l.run, tidy} {
 		l.done.Add(1)
 		go func() {
 			defer l.done.Done()
@@ -150,9 +156,13 @@ func (l *Loop) run(ctx context.Context) {
 	}
 }
 
-// tidy removes leftovers. It has a goroutine of its own, because pruning waits
-// for the builds of functions, and containers cannot wait for those.
-func (l *Loop) tidy(ctx context.Context) {
+// tidy removes leftovers, those first that were there at the start. It has a
+// goroutine of its own, because pruning waits for the builds of functions, and
+// containers cannot wait for those.
+func (l *Loop) tidy(ctx context.Context, first []string) {
+	if err := l.removeAll(ctx, first); err != nil && ctx.Err() == nil {
+		l.Logger.Warn("remove leftovers", "error", err)
+	}
 	ticker := time.NewTicker(leftoversEvery)
 	defer ticker.Stop()
 	for {

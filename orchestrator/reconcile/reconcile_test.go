@@ -1,7 +1,6 @@
 package reconcile_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -270,32 +269,56 @@ func TestBuildStepsAreLeftAlone(t *testing.T) {
 	})
 }
 
+// leaveBehind stores archives, revisions and images: those of the function hello
+// and of one that is gone. It returns the archives.
+func (b *bench) leaveBehind(t *testing.T) (kept, lost string) {
+	t.Helper()
+	for content, digest := range map[string]*string{"kept": &kept, "lost": &lost} {
+		var err error
+		if *digest, _, err = b.store.PutArchive(t.Context(), strings.NewReader(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	labels := map[string]string{orchestrator.LabelOwner: owner, orchestrator.LabelKind: orchestrator.KindImage}
+	b.engine.AddImage("kiln/hello:r1", enginetest.Idle(), labels)
+	b.engine.AddImage("kiln/gone:r1", enginetest.Idle(), labels)
+	b.engine.AddImage("somebodys", enginetest.Idle(), nil)
+	if err := b.engine.Tag(t.Context(), "kiln/gone:r1", "registry.test/backup:1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []orchestrator.Revision{
+		{ID: "r1", Function: "hello", Status: orchestrator.RevisionReady, Image: "kiln/hello:r1", ArchiveDigest: kept},
+		{ID: "r1", Function: "gone", Status: orchestrator.RevisionReady, Image: "kiln/gone:r1", ArchiveDigest: lost},
+	} {
+		if err := b.store.PutRevision(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return kept, lost
+}
+
+// checkImages compares which images there are.
+func (b *bench) checkImages(t *testing.T, want map[string]bool) {
+	t.Helper()
+	for ref, there := range want {
+		if _, err := b.engine.Image(t.Context(), ref); (err == nil) != there {
+			t.Errorf("image %s: %v", ref, err)
+		}
+	}
+}
+
+var onlyTheLost = map[string]bool{"kiln/hello:r1": true, "kiln/gone:r1": false, "somebodys": true, "registry.test/backup:1": true}
+
 func TestLeftoversAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		kept, _, err := b.store.PutArchive(t.Context(), strings.NewReader("kept"))
+		waiting, _, err := b.store.PutArchive(t.Context(), strings.NewReader("waiting")) // for its turn to be deployed
 		if err != nil {
 			t.Fatal(err)
 		}
-		lost, _, _ := b.store.PutArchive(t.Context(), bytes.NewReader([]byte("lost")))
-		waiting, _, _ := b.store.PutArchive(t.Context(), strings.NewReader("waiting")) // for its turn to be deployed
 		b.Functions = functions{needs: waiting}
-		labels := map[string]string{orchestrator.LabelOwner: owner, orchestrator.LabelKind: orchestrator.KindImage}
-		b.engine.AddImage("kiln/hello:r1", enginetest.Idle(), labels)
-		b.engine.AddImage("kiln/gone:r1", enginetest.Idle(), labels)
-		b.engine.AddImage("somebodys", enginetest.Idle(), nil)
-		if err := b.engine.Tag(t.Context(), "kiln/gone:r1", "registry.test/backup:1"); err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range []orchestrator.Revision{
-			{ID: "r1", Function: "hello", Status: orchestrator.RevisionReady, Image: "kiln/hello:r1", ArchiveDigest: kept},
-			{ID: "r1", Function: "gone", Status: orchestrator.RevisionReady, Image: "kiln/gone:r1", ArchiveDigest: lost},
-		} {
-			if err := b.store.PutRevision(t.Context(), r); err != nil {
-				t.Fatal(err)
-			}
-		}
 		b.open(t)
+		_, lost := b.leaveBehind(t)
 		time.Sleep(14 * time.Minute)
 		if archives, _ := b.store.Archives(t.Context()); len(archives) != 3 {
 			t.Errorf("%d archives before the grace time is over", len(archives))
@@ -307,11 +330,25 @@ func TestLeftoversAreRemoved(t *testing.T) {
 		if revisions, _ := b.store.AllRevisions(t.Context()); len(revisions) != 1 || revisions[0].Function != "hello" {
 			t.Errorf("revisions left: %v", revisions)
 		}
-		for ref, want := range map[string]bool{"kiln/hello:r1": true, "kiln/gone:r1": false, "somebodys": true, "registry.test/backup:1": true} {
-			if _, err := b.engine.Image(t.Context(), ref); (err == nil) != want {
-				t.Errorf("image %s: %v", ref, err)
-			}
+		b.checkImages(t, onlyTheLost)
+	})
+}
+
+// TestLeftoversOfAnEarlierGateway: what a gateway that was killed left behind is
+// gone when the next one serves, its images soon after.
+func TestLeftoversOfAnEarlierGateway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		kept, _ := b.leaveBehind(t)
+		b.open(t)
+		if archives, _ := b.store.Archives(t.Context()); !slices.Equal(archives, []string{kept}) {
+			t.Errorf("archives left: %v, want only %v", archives, kept)
 		}
+		if revisions, _ := b.store.AllRevisions(t.Context()); len(revisions) != 1 || revisions[0].Function != "hello" {
+			t.Errorf("revisions left: %v", revisions)
+		}
+		synctest.Wait()
+		b.checkImages(t, onlyTheLost)
 	})
 }
 
