@@ -75,13 +75,12 @@ func Listen(inner *net.TCPListener, config Config) (*Listener, error) {
 	}
 	loops := config.Loops
 	if loops <= 0 {
-		// Functions and kernel need the other half. And while a processor of the
-		// runtime is free, it does not take that of a waiting loop away, which
-		// would cost each wake-up more than its request.
+		// Functions and kernel need the other half, and one loop with much to do is
+		// cheaper than two with little: it is woken less often.
 		loops = (runtime.GOMAXPROCS(0) + 1) / 2
 	}
 	for range loops {
-		l, err := newLoop(s)
+		l, err := newLoop(s, loops < runtime.GOMAXPROCS(0))
 		if err != nil {
 			for _, l := range s.loops {
 				l.poll.close()

@@ -93,8 +93,10 @@ const (
 	messageStop                         // end now
 )
 
-func newLoop(s *Listener) (*loop, error) {
-	poll, err := newPoller()
+// newLoop returns a loop; hold says whether its waits may keep a processor of the
+// runtime.
+func newLoop(s *Listener, hold bool) (*loop, error) {
+	poll, err := newPoller(hold)
 	if err != nil {
 		return nil, err
 	}

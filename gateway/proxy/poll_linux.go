@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,10 +25,11 @@ const interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | edgeTriggered
 // poller is an epoll instance and the eventfd that wakes it.
 type poller struct {
 	epoll, wake int
+	hold        bool // a wait may keep the runtime's processor: there are others
 	events      [256]unix.EpollEvent
 }
 
-func newPoller() (*poller, error) {
+func newPoller(hold bool) (*poller, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func newPoller() (*poller, error) {
 		}
 		return nil, err
 	}
-	return &poller{epoll: epoll, wake: wake}, nil
+	return &poller{epoll: epoll, wake: wake, hold: hold}, nil
 }
 
 func (p *poller) close() {
@@ -68,17 +68,24 @@ func (p *poller) remove(fd int) error {
 	return unix.EpollCtl(p.epoll, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
-// wait returns events, after at most timeout milliseconds; negative is for
-// ever. A call that would block is made only when the others have had the
-// processor and there is still nothing: handing it over and taking it back costs
-// more than looking twice.
+// holdTime is how long a wait keeps the runtime's processor. Calls under way are
+// answered within it, and a loop without any lets go of it soon. More would only
+// keep others from a processor that nobody uses.
+const holdTime = 2 // milliseconds
+
+// wait returns events, after at most timeout milliseconds; negative is for ever.
+//
+// It waits for a short time without telling the scheduler. Telling it is cheap,
+// but what it does then is not: it hands the processor on, wakes a thread to look
+// for work that is not there, and has the loop queue for a processor when its
+// event has come. A processor that is needed meanwhile, for goroutines that others
+// cannot run or to stop the world, is asked for by a signal, which ends the wait.
 func (p *poller) wait(timeout int) []unix.EpollEvent {
-	n := p.look()
-	if n == 0 && timeout != 0 {
-		runtime.Gosched()
-		n = p.look()
+	n := 0
+	if p.hold {
+		n = p.look(uint(min(uint(timeout), holdTime)))
 	}
-	if n == 0 && timeout != 0 {
+	if n == 0 && (timeout < 0 || timeout > holdTime || !p.hold) {
 		var err error
 		if n, err = unix.EpollWait(p.epoll, p.events[:], timeout); err != nil {
 			n = 0 // EINTR; all else is a bug that the next call shows as well
@@ -87,11 +94,12 @@ func (p *poller) wait(timeout int) []unix.EpollEvent {
 	return p.events[:n]
 }
 
-func (p *poller) look() int {
+// look waits for at most so many milliseconds and keeps the processor.
+func (p *poller) look(timeout uint) int {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll),
-		uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), 0, 0, 0)
+		uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(timeout), 0, 0)
 	if errno != 0 {
-		return 0
+		return 0 // EINTR
 	}
 	return int(n)
 }
