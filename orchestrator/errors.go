@@ -16,6 +16,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrInvalid: the input is wrong; the same call can never succeed.
 	ErrInvalid = errors.New("invalid")
+	// ErrDenied: the caller may not do this, or did not show that it may.
+	ErrDenied = errors.New("denied")
 	// ErrTooLarge: the input is over a limit.
 	ErrTooLarge = errors.New("too large")
 	// ErrUnavailable: a dependency does not answer; a later call may succeed.

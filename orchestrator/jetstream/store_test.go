@@ -32,3 +32,13 @@ func TestStoreConformsEmbedded(t *testing.T) {
 		return open(t, jetstream.Options{Dir: t.TempDir()})
 	})
 }
+
+func TestTokensConformEmbedded(t *testing.T) {
+	storetest.RunTokens(t, func(t *testing.T) orchestrator.TokenStore {
+		tokens, err := jetstream.NewTokens(t.Context(), open(t, jetstream.Options{Dir: t.TempDir()}).Server())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tokens
+	})
+}

@@ -10,3 +10,7 @@ import (
 func TestFakeConforms(t *testing.T) {
 	storetest.Run(t, func(*testing.T) orchestrator.Store { return storetest.NewFake() })
 }
+
+func TestFakeTokensConform(t *testing.T) {
+	storetest.RunTokens(t, func(*testing.T) orchestrator.TokenStore { return storetest.NewFakeTokens() })
+}
