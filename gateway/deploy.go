@@ -113,6 +113,9 @@ func (s *Server) deploy(w http.ResponseWriter, r *http.Request, u upload) error 
 	if err != nil {
 		return err
 	}
+	if err := callerOf(r).For(d.Spec.Name); err != nil { // the name may have been in the archive
+		return err
+	}
 	before, err := s.Functions.Function(r.Context(), d.Spec.Name)
 	if err != nil && !errors.Is(err, orchestrator.ErrNotFound) {
 		return err

@@ -39,9 +39,11 @@ func (s *Server) listFunctions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list := api.FunctionList{Functions: make([]api.Function, len(functions))}
-	for i, f := range functions {
-		list.Functions[i] = s.function(f)
+	list := api.FunctionList{Functions: make([]api.Function, 0, len(functions))}
+	for _, f := range functions {
+		if callerOf(r).For(f.Name) == nil {
+			list.Functions = append(list.Functions, s.function(f))
+		}
 	}
 	return writeJSON(w, http.StatusOK, list)
 }

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/metrics"
 	"github.com/kilnfaas/kiln/orchestrator"
 )
@@ -70,6 +71,10 @@ type Server struct {
 	Functions Functions
 	Intake    Intake
 	Templates Templates
+	// Guard says who may use the control API. Without one nobody may.
+	Guard *auth.Guard
+	// TokenRemoved is told the id of a token that was removed; may be nil.
+	TokenRemoved func(id string)
 	// Invoke answers everything below /invoke/. It sees requests as they come.
 	Invoke  http.Handler
 	Checks  []Check

@@ -22,6 +22,8 @@ import (
 	"github.com/kilnfaas/kiln/docs"
 	"github.com/kilnfaas/kiln/gateway"
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/auth"
+	"github.com/kilnfaas/kiln/orchestrator/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -40,8 +42,19 @@ func newFixture(t testing.TB, names ...string) *fixture {
 	f.Server = gateway.New(f.functions, f.intake, fakeTemplates{})
 	f.Log = slog.New(slog.NewTextHandler(f.log, nil))
 	f.SpoolDir = t.TempDir()
+	f.Guard = openGuard(t, auth.Config{Store: storetest.NewFakeTokens(), Insecure: true})
 	f.Version = api.Version{Version: "1.2.3", Go: "go1.26"}
 	return f
+}
+
+func openGuard(t testing.TB, config auth.Config) *auth.Guard {
+	t.Helper()
+	guard, err := auth.Open(context.Background(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { guard.Close() })
+	return guard
 }
 
 // logBuffer is a log that several goroutines write.

@@ -23,9 +23,10 @@ const (
 )
 
 // control makes a handler of the control API: it names the request, sets the
-// headers that every answer has, refuses pages of other sites, bounds how long a
-// slow client may take, and turns a returned error or a panic into an answer.
-func (s *Server) control(handle handlerFunc) http.Handler {
+// headers that every answer has, refuses pages of other sites and callers who may
+// not, bounds how long a slow client may take, and turns a returned error or a
+// panic into an answer.
+func (s *Server) control(route route) http.Handler {
 	origins := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -45,8 +46,8 @@ func (s *Server) control(handle handlerFunc) http.Handler {
 		err := origins.Check(r)
 		if err != nil {
 			err = problem.CrossOrigin(err)
-		} else {
-			err = handle(answer, r)
+		} else if r, err = s.authorize(r, route.needs); err == nil {
+			err = route.handler(answer, r)
 		}
 		if err != nil {
 			s.fail(answer, r, id, err)

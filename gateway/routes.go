@@ -7,40 +7,61 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/kilnfaas/kiln/gateway/problem"
+	"github.com/kilnfaas/kiln/orchestrator"
 )
 
 // handlerFunc is a handler that returns what went wrong, for one function to
 // answer with. After it has begun to answer it returns nil.
 type handlerFunc func(w http.ResponseWriter, r *http.Request) error
 
+// need is what a route asks of its caller: a scope, or one of the constants. The
+// zero need is met by administrators alone.
+type need = orchestrator.Scope
+
+const (
+	needNothing need = "nothing" // for everybody
+	needToken   need = "token"   // any valid one
+)
+
+// The scopes, as the table reads best.
+const (
+	admin    = orchestrator.ScopeAdmin
+	deployer = orchestrator.ScopeDeploy
+	reader   = orchestrator.ScopeRead
+)
+
 // route is one row of the API.
 type route struct {
 	method  string
 	path    string
+	needs   need
 	handler handlerFunc
 }
 
 // table is the control API. docs/openapi.yaml describes the same rows.
 func (s *Server) table() []route {
 	return []route{
-		{"POST", "/upload", s.upload},
-		{"GET", "/v1/functions", s.listFunctions},
-		{"GET", "/v1/functions/{name}", s.getFunction},
-		{"PUT", "/v1/functions/{name}", s.putFunction},
-		{"PATCH", "/v1/functions/{name}", s.patchFunction},
-		{"DELETE", "/v1/functions/{name}", s.deleteFunction},
-		{"GET", "/v1/functions/{name}/revisions", s.listRevisions},
-		{"POST", "/v1/functions/{name}/rollback", s.rollback},
-		{"GET", "/v1/functions/{name}/logs", s.logs},
-		{"GET", "/v1/functions/{name}/instances", s.listInstances},
-		{"GET", "/v1/templates", s.listTemplates},
-		{"GET", "/v1/templates/{name}", s.getTemplate},
-		{"GET", "/v1/templates/{name}/scaffold", s.scaffold},
-		{"GET", "/v1/version", s.version},
-		{"GET", "/healthz", s.healthz},
-		{"GET", "/readyz", s.readyz},
-		{"GET", "/metrics", s.metrics()},
-		{"GET", "/openapi.yaml", s.openapi},
+		{"POST", "/upload", deployer, s.upload},
+		{"GET", "/v1/functions", reader, s.listFunctions},
+		{"GET", "/v1/functions/{name}", reader, s.getFunction},
+		{"PUT", "/v1/functions/{name}", deployer, s.putFunction},
+		{"PATCH", "/v1/functions/{name}", deployer, s.patchFunction},
+		{"DELETE", "/v1/functions/{name}", deployer, s.deleteFunction},
+		{"GET", "/v1/functions/{name}/revisions", reader, s.listRevisions},
+		{"POST", "/v1/functions/{name}/rollback", deployer, s.rollback},
+		{"GET", "/v1/functions/{name}/logs", reader, s.logs},
+		{"GET", "/v1/functions/{name}/instances", reader, s.listInstances},
+		{"GET", "/v1/templates", needToken, s.listTemplates},
+		{"GET", "/v1/templates/{name}", needToken, s.getTemplate},
+		{"GET", "/v1/templates/{name}/scaffold", needToken, s.scaffold},
+		{"GET", "/v1/version", needToken, s.version},
+		{"GET", "/v1/tokens", admin, s.listTokens},
+		{"POST", "/v1/tokens", admin, s.createToken},
+		{"DELETE", "/v1/tokens/{name}", admin, s.deleteToken},
+		{"GET", "/healthz", needNothing, s.healthz},
+		{"GET", "/readyz", needNothing, s.readyz},
+		{"GET", "/metrics", reader, s.metrics()},
+		{"GET", "/openapi.yaml", needNothing, s.openapi},
 	}
 }
 
@@ -62,14 +83,16 @@ func (s *Server) routes() http.Handler {
 			paths = append(paths, r.path)
 		}
 		methods[r.path] = append(methods[r.path], allowed...)
-		router.Handle(r.path, s.control(r.handler)).Methods(allowed...)
+		router.Handle(r.path, s.control(r)).Methods(allowed...)
 	}
 	for _, path := range paths {
-		router.Handle(path, s.control(func(_ http.ResponseWriter, r *http.Request) error {
+		router.Handle(path, s.control(route{needs: needNothing, handler: func(_ http.ResponseWriter, r *http.Request) error {
 			return problem.MethodNotAllowed(r.Method, r.URL.Path, methods[path])
-		}))
+		}}))
 	}
-	unknown := s.control(func(_ http.ResponseWriter, r *http.Request) error { return problem.RouteUnknown(r.URL.Path) })
+	unknown := s.control(route{needs: needNothing, handler: func(_ http.ResponseWriter, r *http.Request) error {
+		return problem.RouteUnknown(r.URL.Path)
+	}})
 	router.NotFoundHandler = unknown
 	invoke := s.Invoke
 	if invoke == nil {

@@ -111,6 +111,28 @@ func (c *Client) Scaffold(ctx context.Context, template, function string) (io.Re
 	return response.Body, nil
 }
 
+// Tokens returns all tokens, by name.
+func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
+	var list TokenList
+	err := c.call(ctx, http.MethodGet, "/v1/tokens", nil, "", &list)
+	return list.Tokens, err
+}
+
+// CreateToken makes a token. What its holder shows is told this once.
+func (c *Client) CreateToken(ctx context.Context, want NewToken) (t CreatedToken, err error) {
+	body, err := json.Marshal(want)
+	if err != nil {
+		return t, fmt.Errorf("encode the token: %w", err)
+	}
+	err = c.call(ctx, http.MethodPost, "/v1/tokens", bytes.NewReader(body), "application/json", &t)
+	return t, err
+}
+
+// RemoveToken removes the token of a name: it is refused from then on.
+func (c *Client) RemoveToken(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(name), nil, "", nil)
+}
+
 // Version says what the gateway runs.
 func (c *Client) Version(ctx context.Context) (v Version, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/version", nil, "", &v)

@@ -55,6 +55,8 @@ func (e *Error) Unwrap() error {
 		return orchestrator.ErrFunction
 	}
 	switch e.Status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return orchestrator.ErrDenied
 	case http.StatusNotFound:
 		return orchestrator.ErrNotFound
 	case http.StatusConflict:

@@ -86,3 +86,36 @@ type Readiness struct {
 type Health struct {
 	Status string `json:"status"` // "ok"
 }
+
+// Token is a right to use the gateway, without what its holder shows.
+type Token struct {
+	ID        string               `json:"id"`
+	Name      string               `json:"name"`
+	Scopes    []orchestrator.Scope `json:"scopes"`
+	Functions []string             `json:"functions,omitempty"` // patterns; none = all functions
+	Rate      orchestrator.Rate    `json:"rate,omitzero"`
+	CreatedAt time.Time            `json:"created_at"`
+	ExpiresAt time.Time            `json:"expires_at,omitzero"` // zero = never
+	LastUsed  time.Time            `json:"last_used,omitzero"`  // to about a minute; zero = never
+}
+
+// TokenList is the answer of GET /v1/tokens, by name.
+type TokenList struct {
+	Tokens []Token `json:"tokens"`
+}
+
+// NewToken is the body of POST /v1/tokens.
+type NewToken struct {
+	Name      string                `json:"name"`
+	Scopes    []orchestrator.Scope  `json:"scopes"`
+	Functions []string              `json:"functions,omitempty"`
+	Rate      orchestrator.Rate     `json:"rate,omitzero"`
+	ExpiresIn orchestrator.Duration `json:"expires_in,omitzero"` // 0 = never
+}
+
+// CreatedToken is the answer of POST /v1/tokens: the one time that what the
+// holder shows is told.
+type CreatedToken struct {
+	Token
+	Secret string `json:"token"`
+}

@@ -59,6 +59,10 @@ var statusOfCode = map[string]int{
 	CodeStoreFull:  http.StatusServiceUnavailable,
 	// The time that passed was the client's, not the function's.
 	CodeRequestTimeout: http.StatusRequestTimeout,
+	// Not that the caller may not: it is not known who calls.
+	orchestrator.CodeTokenMissing: http.StatusUnauthorized,
+	orchestrator.CodeTokenInvalid: http.StatusUnauthorized,
+	orchestrator.CodeTokenExpired: http.StatusUnauthorized,
 }
 
 // Status returns the HTTP status for an error.
@@ -90,6 +94,7 @@ var classes = []struct {
 	{orchestrator.ErrNotFound, http.StatusNotFound, "not-found", "there is no such thing"},
 	{orchestrator.ErrConflict, http.StatusConflict, "conflict", "the state changed meanwhile, or forbids this"},
 	{orchestrator.ErrInvalid, http.StatusUnprocessableEntity, "invalid", "the request makes no sense"},
+	{orchestrator.ErrDenied, http.StatusForbidden, "denied", "the caller may not do this"},
 	{orchestrator.ErrTooLarge, http.StatusRequestEntityTooLarge, "too-large", "the request is over a limit"},
 	{orchestrator.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "something that Kiln needs does not answer"},
 	{orchestrator.ErrExhausted, http.StatusTooManyRequests, "exhausted", "a limit is reached"},
@@ -202,6 +207,9 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set(api.HeaderError, document.Fault)
+	if document.Status == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", `Bearer realm="kiln"`)
+	}
 	if document.RetryAfter > 0 {
 		header.Set("Retry-After", RetryAfter(time.Duration(document.RetryAfter)))
 	}
