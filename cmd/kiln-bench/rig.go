@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/archive"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
@@ -74,6 +75,7 @@ func startGateway(ctx context.Context, dir, name string, settings ...string) (*g
 		g.process.Wait()
 		return nil, fmt.Errorf("%w; its log is %s", err, log.Name())
 	}
+	g.client.Token = auth.ReadAdmin(filepath.Join(dir, "data"))
 	return g, nil
 }
 

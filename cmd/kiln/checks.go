@@ -41,6 +41,9 @@ func checkGateway(ctx context.Context, client *api.Client) []finding {
 		return []finding{bad("gateway", err, "")}
 	}
 	findings := []finding{{"gateway", verdictGood, client.BaseURL + " is ready", ""}}
+	if _, err := asked.Version(ctx); errors.Is(err, orchestrator.ErrDenied) {
+		findings = append(findings, bad("token", err, ""))
+	}
 	skew, ok := clock.skew()
 	switch {
 	case !ok:

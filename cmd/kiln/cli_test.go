@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -19,6 +20,8 @@ func TestCommandLine(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("KILN_GATEWAY", stub.URL)
 			env.Setenv("STUB", stub.URL)
+			env.Setenv("PORT", stub.URL[strings.LastIndexByte(stub.URL, ':')+1:])
+			env.Setenv("TOKEN", stubToken)
 			env.Setenv("TZ", "UTC")
 			return prepare(env)
 		},

@@ -143,6 +143,7 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		w.gateway = g
 		ts.Setenv("KILN_GATEWAY", g.url())
+		ts.Setenv("KILN_DATA", g.data())
 		ts.Setenv("NETWORK", g.network)
 		ts.Defer(func() { ts.Check(g.destroy()) })
 	}
@@ -271,6 +272,7 @@ func setup(bin string, shared *gateway, own bool) func(*testscript.Env) error {
 		}
 		if shared != nil {
 			env.Setenv("KILN_GATEWAY", shared.url())
+			env.Setenv("KILN_DATA", shared.data()) // where the tool finds the token
 		}
 		return nil
 	}

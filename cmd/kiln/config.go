@@ -20,22 +20,23 @@ import (
 // config is what `kiln serve` can be told, by flag, by environment (KILN_ and
 // the key in capitals) or by file, in this order of precedence.
 type config struct {
-	Listen       string
-	Data         string
-	NATS         string
-	DockerHost   string
-	Network      string
-	Builder      string
-	Builds       int
-	BuildTimeout time.Duration
-	ExtraCAFile  string
-	Freezer      string
-	CgroupRoot   string
-	Cells        int
-	CellsMax     int
-	Memory       orchestrator.Bytes
-	LogLevel     slog.Level
-	LogFormat    string
+	Listen         string
+	Data           string
+	NATS           string
+	DockerHost     string
+	Network        string
+	Builder        string
+	Builds         int
+	BuildTimeout   time.Duration
+	ExtraCAFile    string
+	Freezer        string
+	CgroupRoot     string
+	Cells          int
+	CellsMax       int
+	Memory         orchestrator.Bytes
+	InsecureNoAuth bool
+	LogLevel       slog.Level
+	LogFormat      string
 }
 
 func defaultConfig() config {
@@ -75,6 +76,7 @@ type setting struct {
 	usage string
 	set   func(*config, string) error
 	show  func(config) string
+	bare  string // what the flag stands for without a value; "" = it needs one
 }
 
 func (s setting) flag() string     { return strings.ReplaceAll(s.key, "_", "-") }
@@ -97,20 +99,21 @@ func settings() []setting {
 		text("cgroup_root", "where the cgroup file system is mounted; empty = /sys/fs/cgroup", func(c *config) *string { return &c.CgroupRoot }),
 		number("cells", "waiting cells per template in use; 0 = none", 0, 64, func(c *config) *int { return &c.Cells }),
 		number("cells_max", "waiting cells per template at most", 0, 256, func(c *config) *int { return &c.CellsMax }),
-		{"memory", "memory for all instances; 0 = 80 % of the machine's", func(c *config, v string) (err error) {
+		{key: "memory", usage: "memory for all instances; 0 = 80 % of the machine's", set: func(c *config, v string) (err error) {
 			c.Memory, err = orchestrator.ParseBytes(v)
 			return err
-		}, func(c config) string { return c.Memory.String() }},
-		{"log_level", "debug, info, warn or error", func(c *config, v string) error { return c.LogLevel.UnmarshalText([]byte(v)) },
-			func(c config) string { return strings.ToLower(c.LogLevel.String()) }},
+		}, show: func(c config) string { return c.Memory.String() }},
+		toggle("insecure_no_auth", "let everybody do everything, without tokens; on loopback only", func(c *config) *bool { return &c.InsecureNoAuth }),
+		{key: "log_level", usage: "debug, info, warn or error", set: func(c *config, v string) error { return c.LogLevel.UnmarshalText([]byte(v)) },
+			show: func(c config) string { return strings.ToLower(c.LogLevel.String()) }},
 		choice("log_format", "text or json", func(c *config) *string { return &c.LogFormat }, "text", "json"),
 	}
 }
 
 func text(key, usage string, field func(*config) *string) setting {
-	return setting{key, usage,
-		func(c *config, v string) error { *field(c) = v; return nil },
-		func(c config) string { return *field(&c) }}
+	return setting{key: key, usage: usage,
+		set:  func(c *config, v string) error { *field(c) = v; return nil },
+		show: func(c config) string { return *field(&c) }}
 }
 
 func choice(key, usage string, field func(*config) *string, allowed ...string) setting {
@@ -128,8 +131,8 @@ func choice(key, usage string, field func(*config) *string, allowed ...string) s
 }
 
 func number(key, usage string, low, high int, field func(*config) *int) setting {
-	return setting{key, usage,
-		func(c *config, v string) error {
+	return setting{key: key, usage: usage,
+		set: func(c *config, v string) error {
 			n, err := strconv.Atoi(v)
 			if err != nil || n < low || n > high {
 				return fmt.Errorf("%q is not a number from %d to %d", v, low, high)
@@ -137,12 +140,12 @@ func number(key, usage string, low, high int, field func(*config) *int) setting 
 			*field(c) = n
 			return nil
 		},
-		func(c config) string { return strconv.Itoa(*field(&c)) }}
+		show: func(c config) string { return strconv.Itoa(*field(&c)) }}
 }
 
 func duration(key, usage string, field func(*config) *time.Duration) setting {
-	return setting{key, usage,
-		func(c *config, v string) error {
+	return setting{key: key, usage: usage,
+		set: func(c *config, v string) error {
 			d, err := time.ParseDuration(v)
 			if err != nil || d <= 0 {
 				return fmt.Errorf("%q is not a duration such as 15m", v)
@@ -150,7 +153,20 @@ func duration(key, usage string, field func(*config) *time.Duration) setting {
 			*field(c) = d
 			return nil
 		},
-		func(c config) string { return field(&c).String() }}
+		show: func(c config) string { return field(&c).String() }}
+}
+
+func toggle(key, usage string, field func(*config) *bool) setting {
+	return setting{key: key, usage: usage, bare: "true",
+		set: func(c *config, v string) error {
+			on, err := strconv.ParseBool(v)
+			if err != nil {
+				return fmt.Errorf("%q is neither true nor false", v)
+			}
+			*field(c) = on
+			return nil
+		},
+		show: func(c config) string { return strconv.FormatBool(*field(&c)) }}
 }
 
 // maxConfigFile bounds what is read of a configuration file.

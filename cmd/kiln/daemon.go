@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway"
+	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/metrics"
 	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/gateway/proxy"
@@ -49,6 +50,9 @@ type daemon struct {
 	table     *route.Table
 	service   *orchestrator.Service
 	server    *gateway.Server
+	guard     *auth.Guard
+
+	firstToken string // made at this start; "" = there was one
 
 	closers  closers
 	stopping context.Context // set by close: ends when requests in flight are cut
@@ -69,7 +73,7 @@ func open(ctx context.Context, cfg config, logger *slog.Logger) (_ *daemon, err 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, step := range []func(context.Context) error{
-		d.openState, d.openEngine, d.openFleet, d.openService, d.openServer,
+		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openService, d.openServer,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -280,6 +284,8 @@ func (d *daemon) openServer(ctx context.Context) error {
 	handler := &proxy.Handler{Routes: d.table, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
 	d.server = gateway.New(d.service, intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp()), languages{d.catalogue})
 	d.server.Invoke = handler
+	d.server.Guard = d.guard
+	d.server.TokenRemoved = d.tokenRemoved
 	d.server.Metrics = d.metrics
 	d.server.Version = thisBuild()
 	d.server.Log = d.logger
@@ -294,6 +300,10 @@ func (d *daemon) openServer(ctx context.Context) error {
 		return opening("the listener", err)
 	}
 	d.address = tcp.Addr().String()
+	if err := writeAddress(d.cfg.Data, d.address); err != nil {
+		tcp.Close()
+		return opening("the listener", err)
+	}
 	listener, err := proxy.Listen(tcp.(*net.TCPListener), proxy.Config{Handler: handler, Logger: d.logger})
 	if err != nil {
 		tcp.Close()

@@ -72,6 +72,8 @@ func newGateway(bin, work string, extra ...string) (*gateway, error) {
 
 func (g *gateway) url() string { return "http://" + g.address }
 
+func (g *gateway) data() string { return filepath.Join(g.work, "data") }
+
 func (g *gateway) logFile() string { return filepath.Join(g.work, "gateway.log") }
 
 // start runs `kiln serve` and waits until it is ready.
@@ -84,7 +86,7 @@ func (g *gateway) start() error {
 	cmd := exec.Command(filepath.Join(g.bin, "kiln"), "serve")
 	cmd.Env = append(os.Environ(),
 		"KILN_LISTEN="+g.address,
-		"KILN_DATA="+filepath.Join(g.work, "data"),
+		"KILN_DATA="+g.data(),
 		"KILN_NETWORK="+g.network,
 		"KILN_EXTRA_CA_FILE="+hostBundle(),
 	)

@@ -132,7 +132,7 @@ func (t *tool) root() *cobra.Command {
 	root.SetCompletionCommandGroupID(groupGateway)
 	addTo(root, groupFunction, t.newCommand(), t.deployCommand(), t.invokeCommand(), t.lsCommand(), t.describeCommand(), t.logsCommand(),
 		t.scaleCommand(), t.revisionsCommand(), t.rollbackCommand(), t.rmCommand())
-	addTo(root, groupGateway, t.serveCommand(), t.templatesCommand(), t.doctorCommand(), t.loginCommand(), t.versionCommand())
+	addTo(root, groupGateway, t.serveCommand(), t.templatesCommand(), t.doctorCommand(), t.loginCommand(), t.tokenCommand(), t.versionCommand())
 	return root
 }
 
@@ -168,7 +168,8 @@ func unknownCommand(root *cobra.Command, name string) error {
 }
 
 // client returns a client of the gateway that flags, environment and the login
-// file name, in this order.
+// file name, in this order. On the gateway's own machine its administrator needs
+// no login.
 func (t *tool) client() (*api.Client, error) {
 	stored, err := loadLogin()
 	if err != nil {
@@ -179,10 +180,10 @@ func (t *tool) client() (*api.Client, error) {
 	if gateway == "" {
 		gateway = firstOf(stored.Gateway, api.DefaultBaseURL)
 	}
-	if token == "" && sameGateway(gateway, stored.Gateway) {
-		token = stored.Token // a token is for the gateway that it was stored with, and no other
-	}
 	gateway = normalGateway(gateway)
+	if token == "" { // a token is for the gateway that it was stored with, and no other
+		token = firstOf(stored.Tokens[gateway], localToken(gateway))
+	}
 	return &api.Client{BaseURL: gateway, Token: token, UserAgent: "kiln/" + version}, nil
 }
 
@@ -193,8 +194,6 @@ func normalGateway(address string) string {
 	}
 	return strings.TrimRight(address, "/")
 }
-
-func sameGateway(a, b string) bool { return b != "" && normalGateway(a) == normalGateway(b) }
 
 func firstOf(values ...string) string {
 	for _, v := range values {
@@ -207,9 +206,13 @@ func firstOf(values ...string) string {
 
 // checkName refuses a function's name early, and better than a 404 would.
 func checkName(cmd *cobra.Command, name string) error {
-	err := orchestrator.ValidateName(name)
+	return refusedBy(cmd, orchestrator.ValidateName(name))
+}
+
+// refusedBy makes a check that failed here a usage error.
+func refusedBy(cmd *cobra.Command, err error) error {
 	if refusal := (*orchestrator.Error)(nil); errors.As(err, &refusal) {
-		return usagef(cmd, "%s; %s", refusal.Detail, refusal.Hint)
+		return usagef(cmd, "%s", strings.TrimSuffix(refusal.Detail+"; "+refusal.Hint, "; "))
 	}
 	return err
 }

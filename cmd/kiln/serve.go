@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kilnfaas/kiln/gateway/auth"
 )
 
 func (t *tool) serveCommand() *cobra.Command {
@@ -31,6 +35,7 @@ the next gateway to adopt.`,
 	defaults := defaultConfig()
 	for _, s := range settings() {
 		flags.String(s.flag(), s.show(defaults), s.usage+" (env "+s.variable()+")")
+		flags.Lookup(s.flag()).NoOptDefVal = s.bare
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		given := map[string]string{}
@@ -43,7 +48,7 @@ the next gateway to adopt.`,
 		if err != nil {
 			return usageError{cmd.CommandPath(), err}
 		}
-		return serve(cmd.Context(), cfg, newLogger(cfg, t.streams))
+		return serve(cmd.Context(), cfg, newLogger(cfg, t.streams), t.out)
 	}
 	return cmd
 }
@@ -56,11 +61,25 @@ func newLogger(cfg config, s streams) *slog.Logger {
 	return slog.New(slog.NewTextHandler(s.err, options))
 }
 
+// firstTokenNote is printed once in the life of an installation.
+const firstTokenNote = `
+The administrator's token, which is shown only now:
+
+  %s
+
+It is kept in %s, readable by you alone, and kiln finds it there
+on this machine. Elsewhere: kiln login http://GATEWAY --token TOKEN
+
+`
+
 // serve runs a gateway until ctx ends.
-func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
+func serve(ctx context.Context, cfg config, logger *slog.Logger, out io.Writer) error {
 	d, err := open(ctx, cfg, logger)
 	if err != nil {
 		return err
+	}
+	if d.firstToken != "" {
+		fmt.Fprintf(out, firstTokenNote, d.firstToken, filepath.Join(cfg.Data, auth.AdminFile))
 	}
 	logger.Info("ready", "address", "http://"+d.address, "data", cfg.Data, "owner", d.owner, "version", version)
 	<-ctx.Done()

@@ -18,7 +18,7 @@ import (
 )
 
 // stubToken is what the stub wants for the function "guarded".
-const stubToken = "s3cret"
+const stubToken = "kiln_s3cret"
 
 // stubGateway answers like a gateway with two functions, hello and crashy, that
 // never change, so that the command line is tested without an engine.
@@ -63,6 +63,29 @@ func stubGateway() http.Handler {
 		}})
 	})
 	mux.HandleFunc("GET /v1/templates/{name}/scaffold", stubScaffold)
+	mux.HandleFunc("GET /v1/tokens", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, api.TokenList{Tokens: []api.Token{
+			{ID: "aaaaaaaaaa", Name: "admin", Scopes: []orchestrator.Scope{orchestrator.ScopeAdmin}, LastUsed: time.Now().Add(-3 * time.Hour)},
+			{ID: "bbbbbbbbbb", Name: "ci", Scopes: []orchestrator.Scope{orchestrator.ScopeDeploy, orchestrator.ScopeInvoke}, Functions: []string{"team-a-*"},
+				Rate: orchestrator.Rate{PerSecond: 2.5}, ExpiresAt: time.Now().Add(-time.Hour)},
+		}})
+	})
+	mux.HandleFunc("POST /v1/tokens", func(w http.ResponseWriter, r *http.Request) {
+		var want api.NewToken
+		if err := json.NewDecoder(r.Body).Decode(&want); err != nil {
+			problem(w, http.StatusBadRequest, "request-malformed", err.Error(), "")
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+		answer(w, api.CreatedToken{Token: api.Token{Name: want.Name, Scopes: want.Scopes, Functions: want.Functions, Rate: want.Rate}, Secret: fmt.Sprint("kiln_for_", time.Duration(want.ExpiresIn))})
+	})
+	mux.HandleFunc("DELETE /v1/tokens/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("name") != "ci" {
+			problem(w, http.StatusNotFound, "token-not-found", "there is no token", "kiln token ls lists those there are")
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("/invoke/{name}", stubInvoke)
 	mux.HandleFunc("/invoke/{name}/{rest...}", stubInvoke)
 	return mux
