@@ -48,7 +48,8 @@ func errNothingLive(name string) error {
 }
 
 // Rollback makes an earlier revision live again, with the settings it had but
-// the scale of now. Want is an id, a number ("7" or "r7"), or empty for the one
+// the scale and the access (with rate and CORS) of now: going back in code must
+// not open what was closed since. Want is an id, a number ("7" or "r7"), or empty for the one
 // before the live one.
 func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Revision, error) {
 	return s.detached(ctx, name, changeTurn, nil, func(ctx context.Context, progress func(BuildEvent)) result {
@@ -72,6 +73,7 @@ func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Re
 		}
 		spec := r.Spec.Clone()
 		spec.Scale = f.Spec.Scale
+		spec.Access, spec.Rate, spec.CORS = f.Spec.Access, f.Spec.Rate, f.Spec.CORS
 		if err := s.goLive(ctx, &f, &r, spec, progress); err != nil {
 			return result{err: err}
 		}

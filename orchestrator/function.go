@@ -56,6 +56,7 @@ type Revision struct {
 func (s Spec) Clone() Spec {
 	s.Env = maps.Clone(s.Env)
 	s.Secrets = slices.Clone(s.Secrets)
+	s.CORS = s.CORS.clone()
 	s.Build.Packages = slices.Clone(s.Build.Packages)
 	s.Build.Args = maps.Clone(s.Build.Args)
 	return s

@@ -376,6 +376,22 @@ func TestRollback(t *testing.T) {
 	}
 }
 
+// TestRollbackOpensNothing goes back to a revision that was public.
+func TestRollbackOpensNothing(t *testing.T) {
+	b := open(t, newStore(t))
+	_, first := b.mustDeploy(t, spec("hello"), "sha256:a")
+	closed := spec("hello")
+	closed.Access, closed.Rate = orchestrator.AccessToken, orchestrator.Rate{PerSecond: 5}
+	b.mustDeploy(t, closed, "sha256:b")
+	f, r, err := b.Rollback(t.Context(), "hello", "")
+	if err != nil || r.ID != first.ID {
+		t.Fatalf("rollback gave %s, %v", r.ID, err)
+	}
+	if served := b.fleet.live("hello").Spec; f.Spec.Access != closed.Access || served.Access != closed.Access || served.Rate != closed.Rate {
+		t.Errorf("after the rollback access is %q and rate %v, want those of now", served.Access, served.Rate)
+	}
+}
+
 func TestOpenServesWhatWasLive(t *testing.T) {
 	store := newStore(t)
 	before := open(t, store)

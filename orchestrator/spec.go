@@ -19,6 +19,10 @@ type Spec struct {
 	Env      map[string]string `json:"env,omitempty" yaml:"env,omitempty"`
 	Secrets  []string          `json:"secrets,omitempty" yaml:"secrets,omitempty"`
 
+	Access Access `json:"access,omitempty" yaml:"access"`      // who may invoke it
+	Rate   Rate   `json:"rate,omitzero" yaml:"rate,omitempty"` // of its invocations
+	CORS   CORS   `json:"cors,omitzero" yaml:"cors,omitempty"` // pages of other sites that may invoke it
+
 	Resources   Resources `json:"resources" yaml:"resources"`
 	Timeout     Duration  `json:"timeout" yaml:"timeout"`         // of one invocation, waiting included
 	Concurrency int       `json:"concurrency" yaml:"concurrency"` // slots per instance
@@ -65,6 +69,7 @@ const (
 // DefaultSpec returns the settings a function has when nothing says otherwise.
 func DefaultSpec() Spec {
 	return Spec{
+		Access:      AccessPublic,
 		Resources:   Resources{Memory: DefaultMemory, CPU: DefaultCPU, Tmp: DefaultTmp},
 		Timeout:     Duration(DefaultTimeout),
 		Concurrency: DefaultConcurrency,

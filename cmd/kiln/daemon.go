@@ -281,7 +281,7 @@ func (d *daemon) openService(ctx context.Context) (err error) {
 // openServer puts the data plane's listener in front of the control API: common
 // invocations never reach net/http.
 func (d *daemon) openServer(ctx context.Context) error {
-	handler := &proxy.Handler{Routes: d.table, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
+	handler := &proxy.Handler{Routes: d.table, Gate: d.guard, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
 	d.server = gateway.New(d.service, intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp()), languages{d.catalogue})
 	d.server.Invoke = handler
 	d.server.Guard = d.guard

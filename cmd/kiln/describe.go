@@ -41,6 +41,18 @@ func (t *tool) describeCommand() *cobra.Command {
 	}
 }
 
+// accessOf says who may invoke, how often, and from where.
+func accessOf(spec orchestrator.Spec) string {
+	text := firstOf(string(spec.Access), string(orchestrator.AccessPublic))
+	if spec.Rate.Limited() {
+		text += ", " + rateOf(spec.Rate)
+	}
+	if spec.CORS.On() {
+		text += ", pages of " + strings.Join(spec.CORS.Origins, " ")
+	}
+	return text
+}
+
 // describe writes a function for people to read.
 func describe(w io.Writer, f api.Function, gateway string, now time.Time) error {
 	style, spec, status := styleOf(w), f.Spec, f.Status
@@ -54,6 +66,7 @@ func describe(w io.Writer, f api.Function, gateway string, now time.Time) error 
 		line("handler", "%s", spec.Handler)
 	}
 	line("revision", "%s, updated %s", firstOf(f.Live, "none live; kiln revisions "+f.Name+" says why"), ago(f.UpdatedAt, now))
+	line("access", "%s", accessOf(spec))
 	line("resources", "%s memory, %s cpu, %s /tmp", spec.Resources.Memory, trim(spec.Resources.CPU), spec.Resources.Tmp)
 	line("limits", "timeout %s, request %s, %d at once per instance", spec.Timeout, orNone(spec.MaxRequest), spec.Concurrency)
 	line("scale", "%d to %d, frozen after %s, removed after %s", spec.Scale.Min, spec.Scale.Max, orNever(spec.Scale.FreezeAfter), spec.Scale.KeepAlive)

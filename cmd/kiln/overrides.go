@@ -13,6 +13,7 @@ import (
 // those that were given count.
 type overrides struct {
 	template, handler      string
+	access                 string
 	env                    []string
 	memory                 string
 	cpu                    float64
@@ -38,6 +39,8 @@ func (o *overrides) specFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVarP(&o.template, "template", "t", "", "the language")
 	flags.StringVar(&o.handler, "handler", "", "file or name of the handler")
+	flags.StringVar(&o.access, "access", string(orchestrator.AccessPublic), "who may invoke it: public, token or internal")
+	complete(cmd, "access", cobra.FixedCompletions([]string{"public", "token", "internal"}, cobra.ShellCompDirectiveNoFileComp))
 	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment variable KEY=VALUE; may be repeated")
 	flags.StringVar(&o.memory, "memory", orchestrator.DefaultMemory.String(), "memory of an instance")
 	flags.Float64Var(&o.cpu, "cpu", orchestrator.DefaultCPU, "cores of an instance")
@@ -76,6 +79,7 @@ func (o *overrides) patch(cmd *cobra.Command) (map[string]any, error) {
 	}
 	set("template", o.template, "template")
 	set("handler", o.handler, "handler")
+	set("access", o.access, "access")
 	set("env", env, "env")
 	set("memory", o.memory, "resources", "memory")
 	set("cpu", o.cpu, "resources", "cpu")

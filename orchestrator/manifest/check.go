@@ -59,6 +59,12 @@ func Validate(spec orchestrator.Spec, template orchestrator.Template) error {
 		return invalid("secrets-unsupported", "secrets: this gateway keeps no secrets yet, and the function would start without them").
 			WithHint("leave the key out until the gateway has `kiln secret`")
 	}
+	if err := spec.Rate.Validate(); err != nil {
+		return err
+	}
+	if err := checkCORS(spec.CORS); err != nil {
+		return err
+	}
 	if spec.Scale.Min > spec.Scale.Max {
 		return invalid("scale-invalid", "scale.min is %d, more than scale.max, which is %d", spec.Scale.Min, spec.Scale.Max).
 			WithHint("raise scale.max or lower scale.min")

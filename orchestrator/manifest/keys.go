@@ -28,6 +28,19 @@ var keys = []key{
 	text("handler", func(s *orchestrator.Spec) *string { return &s.Handler }, checkHandler),
 	dictionary("env", func(s *orchestrator.Spec) *map[string]string { return &s.Env }, checkEnv),
 	list("secrets", func(s *orchestrator.Spec) *[]string { return &s.Secrets }, checkSecrets),
+	text("access", func(s *orchestrator.Spec) *string { return (*string)(&s.Access) }, checkAccess),
+	section("rate",
+		optional(number("per_second", func(s *orchestrator.Spec) *float64 { return &s.Rate.PerSecond }, checkPerSecond), func(s orchestrator.Spec) bool { return s.Rate.PerSecond != 0 }),
+		optional(integer("burst", func(s *orchestrator.Spec) *int { return &s.Rate.Burst }, count("rate-invalid", 0, orchestrator.MaxBurst)), func(s orchestrator.Spec) bool { return s.Rate.Burst != 0 }),
+	),
+	section("cors",
+		list("origins", func(s *orchestrator.Spec) *[]string { return &s.CORS.Origins }, checkOrigins),
+		list("methods", func(s *orchestrator.Spec) *[]string { return &s.CORS.Methods }, checkMethods),
+		list("headers", func(s *orchestrator.Spec) *[]string { return &s.CORS.Headers }, checkFields),
+		list("expose", func(s *orchestrator.Spec) *[]string { return &s.CORS.Expose }, checkFields),
+		flag("credentials", func(s *orchestrator.Spec) *bool { return &s.CORS.Credentials }),
+		optional(duration("max_age", func(s *orchestrator.Spec) *orchestrator.Duration { return &s.CORS.MaxAge }, within("cors-invalid", 0, maxPreflight)), func(s orchestrator.Spec) bool { return s.CORS.MaxAge != 0 }),
+	),
 	section("resources",
 		size("memory", func(s *orchestrator.Spec) *orchestrator.Bytes { return &s.Resources.Memory }, between("memory-invalid", minMemory, maxMemory)),
 		number("cpu", func(s *orchestrator.Spec) *float64 { return &s.Resources.CPU }, checkCPU),
@@ -47,6 +60,18 @@ var keys = []key{
 		dictionary("args", func(s *orchestrator.Spec) *map[string]string { return &s.Build.Args }, checkArgs),
 		flag("test", func(s *orchestrator.Spec) *bool { return &s.Build.Test }),
 	),
+}
+
+// optional leaves a key out of what is written unless it is set.
+func optional(k key, set func(orchestrator.Spec) bool) key {
+	write := k.write
+	k.write = func(spec orchestrator.Spec) (string, []string) {
+		if !set(spec) {
+			return "", nil
+		}
+		return write(spec)
+	}
+	return k
 }
 
 func section(name string, keys ...key) key { return key{name: name, keys: keys} }

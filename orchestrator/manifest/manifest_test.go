@@ -39,6 +39,15 @@ resources:
 timeout: 1m30s
 concurrency: 8
 max_request: 0
+access: token
+rate: {per_second: 2.5, burst: 5}
+cors:
+  origins: ["https://app.example", "http://localhost:3000"]
+  methods: [PUT]
+  headers: [X-Test]
+  expose: [X-Count]
+  credentials: true
+  max_age: 10m
 scale:
   min: 1
   max: 20
@@ -62,7 +71,13 @@ func completeSpec() orchestrator.Spec {
 		Env: map[string]string{
 			"GREETING": "Hello,\tworldé 😀", "VERSION": "1.10", "PORT_NUMBER": "08080", "DEBUG": "true", "EMPTY": "", "BLOCK": "one\ntwo\n",
 		},
-		Secrets:     []string{"api-key", "db.password"},
+		Secrets: []string{"api-key", "db.password"},
+		Access:  orchestrator.AccessToken,
+		Rate:    orchestrator.Rate{PerSecond: 2.5, Burst: 5},
+		CORS: orchestrator.CORS{
+			Origins: []string{"https://app.example", "http://localhost:3000"}, Methods: []string{"PUT"}, Headers: []string{"X-Test"},
+			Expose: []string{"X-Count"}, Credentials: true, MaxAge: orchestrator.Duration(10 * time.Minute),
+		},
 		Resources:   orchestrator.Resources{Memory: 256 * orchestrator.MiB, CPU: 0.5, Tmp: orchestrator.GiB},
 		Timeout:     orchestrator.Duration(90 * time.Second),
 		Concurrency: 8,
@@ -75,6 +90,8 @@ func TestApplyComplete(t *testing.T) {
 	json := `{"name":"resize-image","template":"python","handler":"src/app.py:main",
 		"env":{"GREETING":"Hello,\tworld\u00e9 \ud83d\ude00","VERSION":1.10,"PORT_NUMBER":"08080","DEBUG":true,"EMPTY":"","BLOCK":"one\ntwo\n"},
 		"secrets":["api-key","db.password"],"resources":{"memory":268435456,"cpu":0.5,"tmp":"1GiB"},
+		"access":"token","rate":{"per_second":2.5,"burst":5},
+		"cors":{"origins":["https://app.example","http://localhost:3000"],"methods":["PUT"],"headers":["X-Test"],"expose":["X-Count"],"credentials":true,"max_age":"10m"},
 		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},
 		"build":{"packages":["libpq5","g++"],"args":{"TAG":"v1","LEVEL":3},"test":true}}`
 	for name, text := range map[string]string{
@@ -102,6 +119,36 @@ func TestApplyComplete(t *testing.T) {
 				t.Errorf("Validate: %v", err)
 			}
 		})
+	}
+}
+
+// TestAccessKeysAreChecked gives what would open more than was meant, or nothing.
+func TestAccessKeysAreChecked(t *testing.T) {
+	for text, code := range map[string]string{
+		"access: Public":                                         "access-invalid",
+		"access: everybody":                                      "access-invalid",
+		"rate: {per_second: -1}":                                 "rate-invalid",
+		"rate: {per_second: 1e9}":                                "rate-invalid",
+		"rate: {burst: 5}":                                       "rate-invalid",
+		"cors: {origins: [app.example]}":                         "origin-invalid",
+		"cors: {origins: ['https://a/b']}":                       "origin-invalid",
+		"cors: {origins: ['https://*.a']}":                       "origin-invalid",
+		"cors: {origins: ['null']}":                              "origin-invalid",
+		"cors: {origins: ['*', 'http://a']}":                     "cors-invalid",
+		"cors: {origins: ['*'], credentials: true}":              "cors-invalid",
+		"cors: {methods: [GET]}":                                 "cors-invalid",
+		"cors: {origins: ['http://a'], methods: ['GET, PUT']}":   "method-invalid",
+		"cors: {origins: ['http://a'], headers: [\"a\\r\\nb\"]}": "header-invalid",
+	} {
+		spec := manifest.Defaults(orchestrator.Template{Name: "python"})
+		spec.Name, spec.Template = "f", "python"
+		spec, err := manifest.Apply(spec, doc(text))
+		if err == nil {
+			err = manifest.Validate(spec, orchestrator.Template{Name: "python"})
+		}
+		if refusal, ok := errors.AsType[*orchestrator.Error](err); !ok || refusal.Code != code || !errors.Is(err, orchestrator.ErrInvalid) {
+			t.Errorf("%s: %v, want %s", text, err, code)
+		}
 	}
 }
 
