@@ -92,6 +92,7 @@ func (s *Server) deleteFunction(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.Metrics.Invocations.Remove(name(r))
+	s.Guard.Forget(name(r))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -48,7 +48,9 @@ type Guard struct {
 	config Config
 	tokens atomic.Pointer[map[string]*holder] // by id; copied on write
 
-	mu sync.Mutex // guards changes of tokens
+	limits atomic.Pointer[map[string]limit] // of functions, by name; copied on write
+
+	mu sync.Mutex // guards changes of tokens and limits
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -93,6 +95,7 @@ func Open(ctx context.Context, config Config) (*Guard, error) {
 		tokens[t.ID] = hold(t)
 	}
 	g.tokens.Store(&tokens)
+	g.limits.Store(&map[string]limit{})
 	ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go g.flushing(ctx)
 	return g, nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -87,6 +88,18 @@ func TestOnlyTheHashIsStored(t *testing.T) {
 	}
 	if len(random) != 43 { // 32 bytes in base64
 		t.Errorf("the secret has %d characters, want 43", len(random))
+	}
+	for i := range stored[0].Hash { // all of it counts
+		almost := stored[0]
+		almost.Hash = slices.Clone(almost.Hash)
+		almost.Hash[i] ^= 1
+		if almost, err = store.PutToken(t.Context(), almost); err != nil {
+			t.Fatal(err)
+		}
+		stored[0].Version = almost.Version
+		if _, err := open(t, store).Identify("Bearer " + secret); code(err) != orchestrator.CodeTokenInvalid {
+			t.Errorf("with byte %d of the hash changed: %v, want %s", i, err, orchestrator.CodeTokenInvalid)
+		}
 	}
 	other := create(t, open(t, store), orchestrator.Token{Name: "b", Scopes: scopes(orchestrator.ScopeRead)})
 	if other[16:] == secret[16:] {

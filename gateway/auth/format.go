@@ -41,22 +41,26 @@ func write(id, secret string) string { return Prefix + id + "_" + secret }
 
 // parse reads the value of an Authorization header. It allocates nothing.
 func parse(authorization string) (id, secret string, ok bool) {
-	if !Shows(authorization) {
-		return "", "", false
-	}
-	token := strings.TrimRight(authorization[len(scheme):], " ")
-	if len(token) != length || token[len(Prefix)+idLength] != '_' {
+	token, ok := bearer(authorization)
+	if !ok || len(token) != length || token[:len(Prefix)] != Prefix || token[len(Prefix)+idLength] != '_' {
 		return "", "", false
 	}
 	return token[len(Prefix) : len(Prefix)+idLength], token[len(Prefix)+idLength+1:], true
 }
 
+// bearer takes the scheme off the value of an Authorization header.
+func bearer(authorization string) (token string, ok bool) {
+	if len(authorization) <= len(scheme) || !strings.EqualFold(authorization[:len(scheme)], scheme) {
+		return "", false
+	}
+	return strings.Trim(authorization[len(scheme):], " \t"), true
+}
+
 // Shows says whether the value of an Authorization header is meant to be one of
 // Kiln's tokens, valid or not. It is for no function to see.
-func Shows[S ~string | ~[]byte](authorization S) bool {
-	return len(authorization) >= len(scheme)+len(Prefix) &&
-		strings.EqualFold(string(authorization[:len(scheme)]), scheme) &&
-		string(authorization[len(scheme):len(scheme)+len(Prefix)]) == Prefix
+func Shows(authorization string) bool {
+	token, ok := bearer(authorization)
+	return ok && strings.HasPrefix(token, Prefix)
 }
 
 func hash(secret string) [sha256.Size]byte {

@@ -83,7 +83,7 @@ func randomRequest(r *rand.Rand) (request, method string) {
 			"Kiln-Revision: forged", "kiln-anything: forged", "Kiln-Request-Id: fixed", "Keep-Alive: timeout=5", "Proxy-Connection: keep-alive",
 			"Proxy-Authorization: secret", "X-Forwarded-For: 10.0.0.1", "x-forwarded-for: 10.0.0.2, 10.0.0.3", "X-Forwarded-Proto: https",
 			"X-Forwarded-Host: front.test", "Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "traceparent: nonsense",
-			"Tracestate: a=b", "Authorization: Bearer x", "X-Latin: \xe4\xf6", "X-Tab: a\tb", "Content-Type: text/plain", "Origin: null", "Range: bytes=0-1"))
+			"Tracestate: a=b", "Authorization: Bearer x", "authorization: Basic eDp5", "Authorization: Bearer kiln_x", "authorization: bearer  kiln_x", "X-Latin: \xe4\xf6", "X-Tab: a\tb", "Content-Type: text/plain", "Origin: null", "Range: bytes=0-1"))
 	}
 	if c := r.IntN(10); c == 0 {
 		fields = append(fields, "Connection: close")

@@ -42,10 +42,15 @@ func (c *call) identify() {
 	c.w.Header().Set(api.HeaderRequestID, c.requestID)
 }
 
-// bound takes the limits of the route: deadline and size.
-func (c *call) bound(route *route.Route) (err error) {
+// lead sets the route that the invocation takes.
+func (c *call) lead(route *route.Route) {
 	c.route = route
 	c.w.Header().Set(api.HeaderRevision, route.Release.Revision.ID)
+}
+
+// bound takes the limits of the route: deadline and size.
+func (c *call) bound(route *route.Route) (err error) {
+	c.lead(route)
 	c.deadline, err = deadlineOf(c.arrived, time.Duration(route.Release.Spec.Timeout), c.r.Header.Get(api.HeaderDeadline))
 	if err != nil {
 		return err
@@ -182,6 +187,7 @@ func (c *call) fail(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	c.w.Header().Set("Server-Timing", string(c.timing()))
+	c.share(c.w.Header())
 	rec := &statusRecorder{ResponseWriter: c.w}
 	c.h.Fail(rec, c.r, err)
 	c.observe(rec.status)

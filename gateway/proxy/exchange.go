@@ -224,6 +224,7 @@ func (x *exchange) copyHeader(header http.Header, a *answer) {
 		header["Content-Type"] = nil // else net/http guesses one
 	}
 	header.Add("Server-Timing", string(x.timing()))
+	x.share(header)
 	if a.status >= 500 {
 		header.Set(api.HeaderError, api.FaultFunction)
 	}

@@ -69,6 +69,17 @@ func (l *loop) begin(c *client, data []byte, n int) int {
 		l.fail(c, errUnknown(string(name)))
 		return used
 	}
+	spec := &f.route.Release.Spec
+	if spec.CORS.On() { // browsers' calls, which the complete path knows how to answer
+		l.handOver(c, data)
+		return len(data)
+	}
+	if spec.Guarded() {
+		if err := l.s.handler.admit(spec, view(valueOf(r.Fields, "authorization"))); err != nil {
+			l.fail(c, err)
+			return used
+		}
+	}
 	if err := f.bound(said.deadline, length); err != nil {
 		l.fail(c, err)
 		return used

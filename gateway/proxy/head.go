@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/auth"
 )
 
 // isUpgrade says whether a request asks to change the protocol.
@@ -35,6 +37,8 @@ func (x *exchange) appendHead(dst []byte) []byte {
 			if !trace {
 				continue
 			}
+		case fieldAuthorization:
+			values = slices.DeleteFunc(slices.Clone(values), func(value string) bool { return auth.Shows(value) })
 		default:
 			continue
 		}

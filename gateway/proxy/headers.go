@@ -24,6 +24,7 @@ const (
 	fieldForwardedFor                    // extended
 	fieldForwardedHost                   // kept, else made
 	fieldForwardedProto                  // kept, else made
+	fieldAuthorization                   // passed on, unless it is one of Kiln's tokens
 	fieldTraceParent                     // kept when valid, else made
 	fieldTraceState                      // kept with a valid traceparent
 )
@@ -59,6 +60,8 @@ func kindOf[S ~string | ~[]byte](name S) fieldKind {
 		return pick(name, "keep-alive", fieldHop)
 	case 11:
 		return pick(name, "traceparent", fieldTraceParent)
+	case 13:
+		return pick(name, "authorization", fieldAuthorization)
 	case 14:
 		return pick(name, "content-length", fieldLength)
 	case 15:
@@ -127,7 +130,7 @@ func connectionNames(h http.Header) map[string]bool {
 // passedOn reports whether an answer's or a trailer's field goes to the client.
 func passedOn(name string, named map[string]bool) bool {
 	switch kindOf(name) {
-	case fieldEndToEnd, fieldForwardedFor, fieldForwardedHost, fieldForwardedProto, fieldTraceParent, fieldTraceState:
+	case fieldEndToEnd, fieldForwardedFor, fieldForwardedHost, fieldForwardedProto, fieldTraceParent, fieldTraceState, fieldAuthorization:
 		return len(named) == 0 || !named[strings.ToLower(name)]
 	case fieldLength, fieldExpect:
 		return true

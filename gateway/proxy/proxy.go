@@ -32,6 +32,9 @@ const Prefix = "/invoke/"
 type Handler struct {
 	// Routes finds functions by name.
 	Routes Routes
+	// Gate is asked about invocations of functions that are guarded. Without one
+	// nobody invokes them.
+	Gate Gate
 	// Fail answers a request with an error that the platform or the function is
 	// to blame for. It writes the whole answer; the headers that every
 	// invocation carries are already set.
@@ -68,6 +71,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if route == nil {
 		c.fail(errUnknown(name))
 		return
+	}
+	c.lead(route)
+	spec := &route.Release.Spec
+	if spec.CORS.On() && c.preflight(&spec.CORS) {
+		return
+	}
+	if spec.Guarded() {
+		if err := h.admit(spec, r.Header.Get("Authorization")); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	if err := c.bound(route); err != nil {
 		c.fail(err)

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/proxy/wire"
 )
 
@@ -65,6 +66,16 @@ func listen(fields []wire.Field) (s said) {
 	return s
 }
 
+// valueOf returns the value of the first field of a name in lower case.
+func valueOf(fields []wire.Field, lower string) []byte {
+	for i := range fields {
+		if equalFold(fields[i].Name, lower) {
+			return fields[i].Value
+		}
+	}
+	return nil
+}
+
 // forward is what the head of a request to an instance is made of, beside the
 // client's own head.
 type forward struct {
@@ -105,6 +116,10 @@ func appendRequestHead(dst []byte, r *wire.Request, f *forward) []byte {
 		case fieldEndToEnd, fieldForwardedHost, fieldForwardedProto, fieldLength:
 		case fieldTraceParent, fieldTraceState:
 			if !trace {
+				continue
+			}
+		case fieldAuthorization:
+			if auth.Shows(view(field.Value)) {
 				continue
 			}
 		default:

@@ -151,7 +151,10 @@ func newRigWith(t testing.TB, way string, config proxy.Config, change func(*orch
 	g := &rig{t: t, routes: &routes{m: map[string]*route.Route{}}, seen: make(chan observation, 1024)}
 	handler := &proxy.Handler{Routes: g.routes, Fail: problem.Write, Observe: g.observe}
 	if config.Handler != nil {
-		handler.Fail = config.Handler.Fail
+		handler.Fail, handler.Gate = config.Handler.Fail, config.Handler.Gate
+		if handler.Fail == nil {
+			handler.Fail = problem.Write
+		}
 	}
 	config.Handler = handler
 	if config.Loops == 0 {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/problem"
 )
 
@@ -107,6 +108,9 @@ func appendTrailers(dst []byte, trailer http.Header) []byte {
 			continue
 		}
 		for _, value := range values {
+			if auth.Shows(value) { // as in the head, whatever the field is called
+				continue
+			}
 			dst = appendField(dst, name, value)
 		}
 	}
