@@ -128,7 +128,7 @@ func TestAccessKeysAreChecked(t *testing.T) {
 		"access: Public":                                         "access-invalid",
 		"access: everybody":                                      "access-invalid",
 		"rate: {per_second: -1}":                                 "rate-invalid",
-		"rate: {per_second: 1e9}":                                "rate-invalid",
+		"rate: {per_second: 9999999}":                            "rate-invalid",
 		"rate: {burst: 5}":                                       "rate-invalid",
 		"cors: {origins: [app.example]}":                         "origin-invalid",
 		"cors: {origins: ['https://a/b']}":                       "origin-invalid",
