@@ -82,11 +82,17 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger, out io.Writer) 
 		fmt.Fprintf(out, firstTokenNote, d.firstToken, filepath.Join(cfg.Data, auth.AdminFile))
 	}
 	logger.Info("ready", "address", "http://"+d.address, "data", cfg.Data, "owner", d.owner, "version", version)
-	<-ctx.Done()
+	var lost error
+	select {
+	case <-ctx.Done():
+	case <-d.store.Lost():
+		lost = errors.New("another gateway has taken over the store on the NATS server; this one ends, so that there are no two")
+		logger.Error("the store is lost", "error", lost)
+	}
 	logger.Info("stopping: requests in flight may finish, instances stay")
 	err = d.close()
 	logger.Info("stopped")
-	return err
+	return errors.Join(lost, err)
 }
 
 // closers ends what was opened, last first.

@@ -40,3 +40,22 @@ func (s *Store) Usage(ctx context.Context) (u Usage, err error) {
 	}
 	return u, nil
 }
+
+// Hang keeps the owner of a store from renewing its lease, as a machine that
+// stands still does, until Resume.
+func (s *Store) Hang() { s.lease.stop() }
+
+// Resume undoes Hang.
+func (s *Store) Resume() {
+	s.lease.done = make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	s.lease.cancel = cancel
+	go s.lease.keep(ctx)
+}
+
+// Crash ends a store without a word to the next.
+func (s *Store) Crash() {
+	s.lease.stop()
+	s.closing.Do(func() {})
+	s.server.Close()
+}

@@ -46,6 +46,9 @@ type Options struct {
 	// Replicas is how many servers of an external cluster keep a copy of what is
 	// created; 0 = 1. What exists keeps its number.
 	Replicas int
+	// LeaseLife is how long the owner of an external store may be silent before
+	// another gateway takes it over; 0 = 15 s.
+	LeaseLife time.Duration
 	// MarkerLife is how long the mark of a deleted entry is kept, 0 = an hour.
 	// It must be longer than any reader may lag behind; JetStream counts seconds.
 	MarkerLife time.Duration

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -26,17 +27,20 @@ const (
 // Store is an orchestrator.Store on JetStream.
 type Store struct {
 	server    *Server
-	owned     bool // Close closes the server too
+	owned     bool   // Close closes the server too
+	lease     *lease // nil when embedded, or when the server is shared
 	functions *bucket
 	revisions *bucket
 	meta      *bucket
 	archives  *archives
+	closing   sync.Once
 }
 
 var _ orchestrator.Store = (*Store)(nil)
 
-// Open connects and opens the store; Close ends both. Errors are Connect's and
-// NewStore's.
+// Open connects and opens the store, whose only owner it then is; Close ends
+// both. Errors are Connect's and NewStore's, and ErrConflict, code
+// "store-in-use", when another gateway has the store of an external server.
 func Open(ctx context.Context, options Options) (*Store, error) {
 	server, err := Connect(ctx, options)
 	if err != nil {
@@ -47,6 +51,11 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 		return nil, errors.Join(err, server.Close())
 	}
 	store.owned = true
+	if options.URL != "" {
+		if store.lease, err = takeLease(ctx, store.meta, options.Dir, options.LeaseLife); err != nil {
+			return nil, errors.Join(classify(ctx, "take the store", err), store.Close())
+		}
+	}
 	return store, nil
 }
 
@@ -86,6 +95,7 @@ func (s *Store) Close() error {
 	if !s.owned {
 		return nil
 	}
+	s.closing.Do(s.lease.release)
 	return s.server.Close()
 }
 
@@ -120,6 +130,9 @@ func (s *Store) PutFunction(ctx context.Context, f orchestrator.Function) (orche
 	if !ok {
 		return orchestrator.Function{}, orchestrator.Errorf(orchestrator.ErrInvalid, "name-invalid", "%q is no name of a function", f.Name)
 	}
+	if err := s.lease.check(); err != nil {
+		return orchestrator.Function{}, err
+	}
 	value, err := json.Marshal(f)
 	if err != nil {
 		return orchestrator.Function{}, orchestrator.Errorf(orchestrator.ErrInvalid, "function-invalid", "encode function %s: %w", f.Name, err)
@@ -145,6 +158,9 @@ func (s *Store) DeleteFunction(ctx context.Context, name string, version uint64)
 	}
 	if f.Version != version {
 		return changed(name)
+	}
+	if err := s.lease.check(); err != nil {
+		return err
 	}
 	err = s.functions.remove(ctx, name, version)
 	if conflicting(err) {
@@ -206,6 +222,9 @@ func (s *Store) PutRevision(ctx context.Context, r orchestrator.Revision) error 
 	k, ok := key(r.Function, r.ID)
 	if !ok {
 		return orchestrator.Errorf(orchestrator.ErrInvalid, "revision-invalid", "%q is no id of a revision of %q", r.ID, r.Function)
+	}
+	if err := s.lease.check(); err != nil {
+		return err
 	}
 	value, err := json.Marshal(r)
 	if err != nil {
