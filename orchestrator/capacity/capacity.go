@@ -48,7 +48,9 @@ type Config struct {
 	// too, without bound.
 	Memory       orchestrator.Bytes
 	EngineMemory orchestrator.Bytes
-	// Starts at one time; 0 = max(2, 2 per CPU).
+	// Starts at one time; 0 = max(2, 2 per CPU). Half of them are for work in the
+	// background, and only while no caller's start is under way or waiting: the
+	// engine shares itself among all that is asked of it.
 	Starts int
 	// Saturated says whether the machine's CPU is used up; nil = never.
 	Saturated func() bool
@@ -64,9 +66,9 @@ type Budget struct {
 	mu       sync.Mutex // guards what follows; never held while a tenant is asked
 	used     orchestrator.Bytes
 	evicting orchestrator.Bytes // part of used that is on its way out
-	starting int
-	forSlots line // starts waiting
-	forBytes line // reservations waiting
+	starting [priorities]int    // starts under way
+	forSlots line               // starts waiting
+	forBytes line               // reservations waiting
 	tenants  map[Tenant]struct{}
 	evicted  uint64
 }
@@ -112,7 +114,7 @@ func (b *Budget) Usage() Usage {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return Usage{
-		Memory: b.memory, Used: b.used, Starting: b.starting, MaxStarts: b.starts,
+		Memory: b.memory, Used: b.used, Starting: b.inStart(), MaxStarts: b.starts,
 		WaitMemory: b.forBytes.len(), WaitStart: b.forSlots.len(), Evicted: b.evicted,
 	}
 }
@@ -120,39 +122,52 @@ func (b *Budget) Usage() Usage {
 // Start waits for the turn to start a container and returns the function that
 // ends it, which is to be called exactly once. The error is ctx's.
 func (b *Budget) Start(ctx context.Context, function string, priority Priority) (done func(), err error) {
-	b.mu.Lock()
-	if b.starting < b.starts && b.forSlots.len() == 0 {
-		b.starting++
-		b.mu.Unlock()
-		return b.startDone, nil
-	}
+	done = func() { b.startDone(priority) }
 	t := newTicket(function, priority, 0)
+	b.mu.Lock()
 	b.forSlots.push(t)
+	b.grantStarts()
 	b.mu.Unlock()
 	select {
 	case <-t.granted:
-		return b.startDone, nil
+		return done, nil
 	case <-ctx.Done():
 		b.mu.Lock()
 		waiting := b.forSlots.remove(t)
 		b.mu.Unlock()
 		if !waiting { // granted in the same instant
-			b.startDone()
+			done()
 		}
 		return nil, ctx.Err()
 	}
 }
 
-func (b *Budget) startDone() {
+func (b *Budget) startDone(priority Priority) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.starting--
-	for b.starting < b.starts {
-		t := b.forSlots.pop(func(*ticket) bool { return true })
+	b.starting[priority]--
+	b.grantStarts()
+}
+
+// grantStarts gives turns to those whose it is; mu is held.
+func (b *Budget) grantStarts() {
+	for {
+		t := b.forSlots.pop(b.mayStart)
 		if t == nil {
 			return
 		}
-		b.starting++
+		b.starting[t.priority]++
 		close(t.granted)
 	}
 }
+
+// mayStart says whether a start fits beside those under way; mu is held.
+func (b *Budget) mayStart(t *ticket) bool {
+	if t.priority == Background {
+		return b.starting[Caller] == 0 && !b.forSlots.waiting(Caller) && b.starting[Background] < max(1, b.starts/2)
+	}
+	return b.inStart() < b.starts
+}
+
+// inStart returns how many starts are under way; mu is held.
+func (b *Budget) inStart() int { return b.starting[Caller] + b.starting[Background] }

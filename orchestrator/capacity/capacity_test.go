@@ -59,6 +59,57 @@ func TestStartsTakeTurns(t *testing.T) {
 	})
 }
 
+// TestBackgroundMakesWayForCallers: cells and the like are made while no caller's
+// start is under way, and never in all places, so that a burst of calls finds
+// the engine free.
+func TestBackgroundMakesWayForCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := capacity.New(capacity.Config{Starts: 4})
+		granted := func(priority capacity.Priority) chan func() {
+			c := make(chan func(), 1)
+			go func() {
+				done, err := b.Start(t.Context(), fmt.Sprint(priority), priority)
+				if err != nil {
+					t.Error(err)
+				}
+				c <- done
+			}()
+			synctest.Wait()
+			return c
+		}
+		var cells, callers []chan func()
+		for range 4 {
+			cells = append(cells, granted(capacity.Background))
+		}
+		if n := b.Usage().Starting; n != 2 {
+			t.Fatalf("%d cells start at a time, want half of 4", n)
+		}
+		for range 3 {
+			callers = append(callers, granted(capacity.Caller))
+		}
+		for _, c := range cells[:2] {
+			(<-c)()
+		}
+		synctest.Wait()
+		if u := b.Usage(); u.Starting != 3 || u.WaitStart != 2 {
+			t.Errorf("with callers under way: %+v, want the 3 of them and 2 cells waiting", u)
+		}
+		for i, c := range callers {
+			(<-c)()
+			synctest.Wait()
+			if u := b.Usage(); i < 2 && u.WaitStart != 2 {
+				t.Errorf("a cell started beside a caller: %+v", u)
+			}
+		}
+		for _, c := range cells[2:] {
+			(<-c)()
+		}
+		if u := b.Usage(); u.Starting != 0 || u.WaitStart != 0 {
+			t.Errorf("%+v", u)
+		}
+	})
+}
+
 func TestStartGivesUpItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := capacity.New(capacity.Config{Starts: 1})

@@ -85,6 +85,9 @@ func (l *line) remove(t *ticket) bool {
 	return false
 }
 
+// waiting says whether somebody of a class is in line.
+func (l *line) waiting(p Priority) bool { return len(l.classes[p]) > 0 }
+
 // wanted sums up the memory of the tickets of one class.
 func (l *line) wanted(p Priority) (sum orchestrator.Bytes) {
 	for _, f := range l.classes[p] {
