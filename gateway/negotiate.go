@@ -3,6 +3,7 @@ package gateway
 import (
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,8 +71,12 @@ func contentType(r *http.Request) (string, map[string]string, error) {
 // query returns the parameters of a request, each of which must be known and
 // given once.
 func query(r *http.Request, known ...string) (map[string]string, error) {
+	all, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, problem.Malformed("the query cannot be read: %w", err)
+	}
 	values := map[string]string{}
-	for key, given := range r.URL.Query() {
+	for key, given := range all {
 		if !slices.Contains(known, key) {
 			return nil, problem.Parameter(key, given[0], "the parameters here are: "+strings.Join(known, ", "))
 		}
