@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/gorilla/mux"
@@ -71,7 +72,9 @@ const invokePrefix = "/invoke/"
 // routes returns the handler of everything: the data plane below invokePrefix,
 // which nothing is put in front of, and the control API for the rest.
 func (s *Server) routes() http.Handler {
-	router := mux.NewRouter().SkipClean(true) // no redirects: a path is right or unknown
+	// No redirects: a path is right or unknown. And it is what was sent: an escaped
+	// slash belongs to a name, or who checks paths in front of us sees another one.
+	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	methods := map[string][]string{}
 	var paths []string
 	for _, r := range s.table() {
@@ -108,4 +111,11 @@ func (s *Server) routes() http.Handler {
 }
 
 // name returns the function or template that the path names.
-func name(r *http.Request) string { return mux.Vars(r)["name"] }
+func name(r *http.Request) string {
+	escaped := mux.Vars(r)["name"]
+	name, err := url.PathUnescape(escaped)
+	if err != nil {
+		return escaped // no name either
+	}
+	return name
+}
