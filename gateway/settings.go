@@ -98,6 +98,11 @@ func (s *Server) change(spec orchestrator.Spec, patch settings) (orchestrator.Sp
 		return spec, err
 	}
 	template, err := s.Templates.Template(spec.Template)
+	if errors.Is(err, orchestrator.ErrNotFound) {
+		// A wrong setting, as in a deploy: the function that the path names is there.
+		return spec, orchestrator.Errorf(orchestrator.ErrInvalid, "template-unknown", "there is no template %q", spec.Template).
+			WithHint("kiln templates lists them")
+	}
 	if err != nil {
 		return spec, err
 	}
