@@ -71,8 +71,8 @@ func (s *Server) Address() net.Addr {
 	return s.listener.Addr()
 }
 
-// Serve serves connections of a listener until Close, which closes it, and then
-// returns nil. It may be called for several listeners, besides Open or instead.
+// Serve serves connections of a listener until Close, which closes it, or until
+// its owner does, and then returns nil. It may be called for several listeners, besides Open or instead.
 func (s *Server) Serve(listener net.Listener) error {
 	s.mu.Lock()
 	if s.closed {
@@ -84,7 +84,7 @@ func (s *Server) Serve(listener net.Listener) error {
 	s.serving.Add(1)
 	s.mu.Unlock()
 	defer s.serving.Done()
-	if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
 	}
 	return nil
