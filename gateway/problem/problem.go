@@ -16,6 +16,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway/api"
@@ -142,10 +143,10 @@ func Document(err error, requestID string) *api.Error {
 		Type:       api.TypePrefix + known.Code,
 		Title:      Title(status),
 		Status:     status,
-		Detail:     known.Detail,
+		Detail:     shorten(known.Detail),
 		Code:       known.Code,
 		RequestID:  requestID,
-		Hint:       known.Hint,
+		Hint:       shorten(known.Hint),
 		Output:     known.Output,
 		Fault:      Fault(err),
 		RetryAfter: orchestrator.Duration(known.RetryAfter),
@@ -157,6 +158,17 @@ func Document(err error, requestID string) *api.Error {
 		document.Instance = "urn:kiln:request:" + requestID
 	}
 	return document
+}
+
+// maxText bounds detail and hint, in bytes: a screen of text. Many quote what the
+// client sent, which may be as long as a request's head.
+const maxText = 1 << 10
+
+func shorten(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
 }
 
 // Fault tells whose fault an error is. The function's are those that wrap
