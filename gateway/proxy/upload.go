@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -124,8 +125,16 @@ func (p *upload) explain(err error) error {
 		return errTooLarge(p.x.route.Release.Spec.MaxRequest)
 	case p.x.overdue():
 		return errUploadLate
+	case p.x.r.ProtoMajor == 1 && p.x.r.ContentLength < 0 && !gone(err):
+		return problem.Malformed("the chunked body is malformed: %w", err)
 	}
 	return errClientGone
+}
+
+// gone says whether a client's connection failed, and not what it carried.
+func gone(err error) bool {
+	_, network := errors.AsType[net.Error](err)
+	return network || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, http.ErrBodyReadAfterClose)
 }
 
 // failure returns why the client's side failed, if it did by now.
