@@ -12,25 +12,34 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/freezer"
 )
 
-// TestRealContainer freezes a container of the real engine as often as it can
-// and looks whether it stands still in between.
-func TestRealContainer(t *testing.T) {
-	skip := func(why string, err error) {
-		t.Helper()
-		if os.Getenv("CI") == "true" || os.Getenv("KILN_REQUIRE_DOCKER") == "1" {
-			t.Fatalf("%s: %v", why, err)
-		}
-		t.Skipf("%s: %v", why, err)
+// skip skips a test that needs what is not here, unless nothing may be skipped.
+func skip(t *testing.T, why string, err error) {
+	t.Helper()
+	if os.Getenv("CI") == "true" || os.Getenv("KILN_REQUIRE_DOCKER") == "1" {
+		t.Fatalf("%s: %v", why, err)
 	}
+	t.Skipf("%s: %v", why, err)
+}
+
+// realEngine is the machine's engine with freezing by cgroup.
+func realEngine(t *testing.T) (*freezer.Engine, *docker.Client) {
+	t.Helper()
 	client, err := docker.Open(t.Context(), docker.Options{})
 	if err != nil {
-		skip("no engine", err)
+		skip(t, "no engine", err)
 	}
 	t.Cleanup(func() { client.Close() })
 	engine := freezer.New(client, "")
 	if !engine.Usable() {
-		skip("no access to cgroups", nil)
+		skip(t, "no access to cgroups", nil)
 	}
+	return engine, client
+}
+
+// TestRealContainer freezes a container of the real engine as often as it can
+// and looks whether it stands still in between.
+func TestRealContainer(t *testing.T) {
+	engine, client := realEngine(t)
 	labels := map[string]string{orchestrator.LabelOwner: "freezer-test"}
 	c, err := engine.Run(t.Context(), orchestrator.ContainerConfig{
 		Name: "kiln-freezer-test", Image: "debian:trixie-slim", Labels: labels, Network: "none",
@@ -38,7 +47,7 @@ func TestRealContainer(t *testing.T) {
 		Limits:  orchestrator.Limits{Memory: 32 * orchestrator.MiB, CPU: 1, Pids: 16},
 	})
 	if err != nil {
-		skip("no container", err)
+		skip(t, "no container", err)
 	}
 	t.Cleanup(func() { client.Stop(context.Background(), c.ID, 0) })
 	ticks := func() (n int) {
