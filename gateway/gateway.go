@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -75,6 +76,9 @@ type Server struct {
 	Guard *auth.Guard
 	// TokenRemoved is told the id of a token that was removed; may be nil.
 	TokenRemoved func(id string)
+	// Inside says whether an address is an instance's: functions may invoke, and
+	// nothing else. nil = none is.
+	Inside func(addr netip.Addr) bool
 	// Invoke answers everything below /invoke/. It sees requests as they come.
 	Invoke  http.Handler
 	Checks  []Check

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"time"
@@ -44,15 +45,29 @@ func (s *Server) control(route route) http.Handler {
 			}
 		}()
 		err := origins.Check(r)
-		if err != nil {
+		switch {
+		case s.inside(r):
+			err = problem.Inside()
+		case err != nil:
 			err = problem.CrossOrigin(err)
-		} else if r, err = s.authorize(r, route.needs); err == nil {
-			err = route.handler(answer, r)
+		default:
+			if r, err = s.authorize(r, route.needs); err == nil {
+				err = route.handler(answer, r)
+			}
 		}
 		if err != nil {
 			s.fail(answer, r, id, err)
 		}
 	})
+}
+
+// inside says whether a function calls.
+func (s *Server) inside(r *http.Request) bool {
+	if s.Inside == nil {
+		return false
+	}
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && s.Inside(peer.Addr())
 }
 
 // setHeaders sets what every answer of the control API carries.

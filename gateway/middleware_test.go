@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -210,5 +211,28 @@ func TestUnavailableIsLogged(t *testing.T) {
 	got := f.call(t, "GET", "/v1/functions", "")
 	if got.status != 503 || strings.Contains(got.body, "fire") || !strings.Contains(f.log.String(), "disk on fire") {
 		t.Errorf("answer %d %s, log %s", got.status, got.body, f.log)
+	}
+}
+
+// TestFunctionsMayInvokeOnly: whoever calls from an instance's address gets the
+// data plane and nothing of the control API, reading included.
+func TestFunctionsMayInvokeOnly(t *testing.T) {
+	f := newFixture(t, "a")
+	f.Inside = func(addr netip.Addr) bool { return addr == netip.MustParseAddr("192.0.2.1") } // httptest's
+	f.Invoke = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	ask := func(method, path string) *httptest.ResponseRecorder {
+		recorder := httptest.NewRecorder()
+		f.Handler().ServeHTTP(recorder, httptest.NewRequest(method, path, nil))
+		return recorder
+	}
+	for _, path := range []string{"/v1/functions", "/v1/functions/a", "/healthz", "/metrics", "/openapi.yaml", "/nowhere"} {
+		for _, method := range []string{"GET", "DELETE"} {
+			if got := ask(method, path); got.Code != http.StatusForbidden || !strings.Contains(got.Body.String(), "called-from-inside") {
+				t.Errorf("%s %s: %d %s, want 403 called-from-inside", method, path, got.Code, got.Body)
+			}
+		}
+	}
+	if got := ask("GET", "/invoke/a"); got.Code != http.StatusTeapot {
+		t.Errorf("an invocation: %d, want the data plane's answer", got.Code)
 	}
 }

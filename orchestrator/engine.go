@@ -68,8 +68,12 @@ type Engine interface {
 	// change places between the two. With follow it goes on until the container
 	// ends or ctx does.
 	Logs(ctx context.Context, id string, options LogOptions) iter.Seq2[LogLine, error]
-	// EnsureNetwork makes a bridge network with the labels unless it exists.
-	EnsureNetwork(ctx context.Context, name string, labels map[string]string) error
+	// EnsureNetwork makes a bridge network unless one of that name exists, and
+	// returns it as it is: one that somebody else made may differ from config.
+	// One that carries the labels, differs, and has no containers is made anew.
+	EnsureNetwork(ctx context.Context, config NetworkConfig) (Network, error)
+	// Networks returns those that carry all of labels.
+	Networks(ctx context.Context, labels map[string]string) ([]Network, error)
 	// Info describes the engine.
 	Info(ctx context.Context) (EngineInfo, error)
 }
@@ -93,6 +97,9 @@ type ContainerConfig struct {
 	Limits  Limits
 	Tmpfs   []Tmpfs
 	Network string
+	// Sealed keeps names from being looked up outside the network: queries, too,
+	// carry data.
+	Sealed bool
 }
 
 // Tmpfs is a memory file system inside a container.

@@ -55,7 +55,9 @@ func (r Release) ConfigHash() string {
 		Env    map[string]string
 		Limits Limits
 		Tmp    Bytes
-	}{r.Revision.Image, r.Env(), r.Limits(), r.Spec.Resources.Tmp})
+		// Left out for the default: containers of before there was a choice serve.
+		Network NetworkMode `json:",omitempty"`
+	}{r.Revision.Image, r.Env(), r.Limits(), r.Spec.Resources.Tmp, r.confined()})
 	if err != nil {
 		panic(fmt.Sprintf("orchestrator: encode a release: %v", err)) // strings and numbers only
 	}
@@ -63,7 +65,16 @@ func (r Release) ConfigHash() string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// confined is the network mode, or empty for the default.
+func (r Release) confined() NetworkMode {
+	if r.Spec.Network == NetworkInternet {
+		return ""
+	}
+	return r.Spec.Network
+}
+
 // Container returns what to run for one instance of r, under a name of its own.
+// network is the one that the installation is configured with.
 func (r Release) Container(owner, network string) ContainerConfig {
 	return ContainerConfig{
 		Name:  fmt.Sprintf("kiln-%s-%s-%s", r.Spec.Name, r.Revision.ID, uuid.NewString()[:8]),
@@ -79,7 +90,8 @@ func (r Release) Container(owner, network string) ContainerConfig {
 		},
 		Limits:  r.Limits(),
 		Tmpfs:   []Tmpfs{{Path: "/tmp", Size: r.Spec.Resources.Tmp}},
-		Network: network,
+		Network: InstanceNetwork(network, r.Spec.Network),
+		Sealed:  r.confined() != "",
 	}
 }
 

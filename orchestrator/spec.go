@@ -28,7 +28,9 @@ type Spec struct {
 	Concurrency int       `json:"concurrency" yaml:"concurrency"` // slots per instance
 	MaxRequest  Bytes     `json:"max_request" yaml:"max_request"` // largest request body; 0 = no limit
 	Scale       Scale     `json:"scale" yaml:"scale"`
-	Build       Build     `json:"build,omitzero" yaml:"build,omitempty"`
+	// Network is whom its instances may talk to.
+	Network NetworkMode `json:"network,omitempty" yaml:"network,omitempty"`
+	Build   Build       `json:"build,omitzero" yaml:"build,omitempty"`
 }
 
 // Resources are the limits of one instance.
@@ -74,6 +76,7 @@ func DefaultSpec() Spec {
 		Timeout:     Duration(DefaultTimeout),
 		Concurrency: DefaultConcurrency,
 		MaxRequest:  DefaultMaxRequest,
+		Network:     NetworkInternet,
 		Scale: Scale{
 			Max:         DefaultMax,
 			FreezeAfter: Duration(DefaultFreezeAfter),

@@ -25,6 +25,7 @@ type config struct {
 	NATS           string
 	DockerHost     string
 	Network        string
+	Isolation      string
 	Builder        string
 	Builds         int
 	BuildTimeout   time.Duration
@@ -39,11 +40,19 @@ type config struct {
 	LogFormat      string
 }
 
+// Values of config.Isolation.
+const (
+	isolationAuto   = "auto"
+	isolationStrict = "strict"
+	isolationOff    = "off"
+)
+
 func defaultConfig() config {
 	return config{
 		Listen:       "127.0.0.1:8080",
 		Data:         defaultData(),
 		Network:      "kiln",
+		Isolation:    isolationAuto,
 		Builder:      "auto",
 		Builds:       2,
 		BuildTimeout: 15 * time.Minute,
@@ -91,6 +100,8 @@ func settings() []setting {
 		text("nats", "URL of an external NATS cluster with JetStream; empty = embedded", func(c *config) *string { return &c.NATS }),
 		text("docker_host", "the Docker engine's address; empty = DOCKER_HOST or the local socket", func(c *config) *string { return &c.DockerHost }),
 		text("network", "Docker network of the instances, made when absent", func(c *config) *string { return &c.Network }),
+		choice("isolation", "rules that wall instances off from this machine: auto, strict (no start without) or off",
+			func(c *config) *string { return &c.Isolation }, isolationAuto, isolationStrict, isolationOff),
 		choice("builder", "image builder: auto, buildkit or classic", func(c *config) *string { return &c.Builder }, "auto", "buildkit", "classic"),
 		number("builds", "builds at once", 1, 64, func(c *config) *int { return &c.Builds }),
 		duration("build_timeout", "longest time for one build", func(c *config) *time.Duration { return &c.BuildTimeout }),

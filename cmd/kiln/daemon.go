@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing/fstest"
 	"time"
@@ -24,10 +25,12 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/capacity"
 	"github.com/kilnfaas/kiln/orchestrator/cell"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/fence"
 	"github.com/kilnfaas/kiln/orchestrator/freezer"
 	"github.com/kilnfaas/kiln/orchestrator/intake"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
 	"github.com/kilnfaas/kiln/orchestrator/launch"
+	"github.com/kilnfaas/kiln/orchestrator/nft"
 	"github.com/kilnfaas/kiln/orchestrator/pool"
 	"github.com/kilnfaas/kiln/orchestrator/reconcile"
 	"github.com/kilnfaas/kiln/orchestrator/route"
@@ -43,7 +46,8 @@ type daemon struct {
 
 	store     *jetstream.Store
 	engine    *docker.Client
-	running   orchestrator.Engine // engine, with the chosen way to freeze
+	running   orchestrator.Engine // engine, with the chosen way to freeze, and the fence
+	fence     *fence.Fence
 	catalogue *templates.Catalogue
 	metrics   *metrics.Metrics
 	builder   orchestrator.RevisionBuilder
@@ -145,8 +149,38 @@ func (d *daemon) openEngine(ctx context.Context) (err error) {
 	if d.running, err = d.freezing(); err != nil {
 		return err
 	}
-	labels := map[string]string{orchestrator.LabelOwner: d.owner}
-	return opening("the network", d.engine.EnsureNetwork(ctx, d.cfg.Network, labels))
+	d.fence = fence.New(fence.Config{
+		Engine: d.running, Owner: d.owner, Network: d.cfg.Network, Port: d.openPort(), Ways: d.firewalls(),
+		Strict: d.cfg.Isolation == isolationStrict, Logger: d.logger,
+	})
+	if err := d.fence.Open(ctx); err != nil {
+		return opening("the network", err)
+	}
+	d.running = d.fence
+	d.background("walls", d.fence.Keep)
+	return nil
+}
+
+// firewalls are the ways to wall instances off, the cheapest first.
+func (d *daemon) firewalls() []fence.Way {
+	if d.cfg.Isolation == isolationOff {
+		return nil
+	}
+	return []fence.Way{
+		{Name: "this process", Firewall: nft.Firewall{}, Every: directEvery},
+		{Name: "a helper's container", Firewall: &helperFirewall{engine: d.engine, owner: d.owner}, Every: helperEvery},
+	}
+}
+
+// openPort is the gateway's port if instances could reach it: they may call
+// functions there. 0 when it is on the machine's loopback only.
+func (d *daemon) openPort() uint16 {
+	host, port, err := net.SplitHostPort(d.cfg.Listen)
+	if ip := net.ParseIP(host); err != nil || host == "localhost" || ip != nil && ip.IsLoopback() {
+		return 0
+	}
+	number, _ := strconv.ParseUint(port, 10, 16) // the listener complains of a wrong one
+	return uint16(number)
 }
 
 // freezing returns the engine with the configured way to freeze.
@@ -289,6 +323,7 @@ func (d *daemon) openServer(ctx context.Context) error {
 	d.server.Metrics = d.metrics
 	d.server.Version = thisBuild()
 	d.server.Log = d.logger
+	d.server.Inside = d.fence.Inside
 	d.server.SpoolDir = d.temp()
 	d.server.Checks = []gateway.Check{
 		{Name: "engine", Ready: func(ctx context.Context) error { _, err := d.engine.Info(ctx); return err }},

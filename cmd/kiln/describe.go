@@ -70,6 +70,9 @@ func describe(w io.Writer, f api.Function, gateway string, now time.Time) error 
 	line("resources", "%s memory, %s cpu, %s /tmp", spec.Resources.Memory, trim(spec.Resources.CPU), spec.Resources.Tmp)
 	line("limits", "timeout %s, request %s, %d at once per instance", spec.Timeout, orNone(spec.MaxRequest), spec.Concurrency)
 	line("scale", "%d to %d, frozen after %s, removed after %s", spec.Scale.Min, spec.Scale.Max, orNever(spec.Scale.FreezeAfter), spec.Scale.KeepAlive)
+	if spec.Network != "" && spec.Network != orchestrator.NetworkInternet {
+		line("network", "%s", spec.Network)
+	}
 	for _, key := range slices.Sorted(maps.Keys(spec.Env)) {
 		line("env", "%s=%s", key, spec.Env[key])
 	}

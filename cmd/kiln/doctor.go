@@ -12,6 +12,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/nft"
 	"github.com/kilnfaas/kiln/templates"
 )
 
@@ -88,7 +89,7 @@ func (t *tool) examine(ctx context.Context, client *api.Client) []finding {
 		return append(findings, bad("templates", err, "this binary is damaged; build it again"))
 	}
 	findings = append(findings, checkEngine(ctx, engine)...)
-	findings = append(findings, checkNetwork(ctx, engine))
+	findings = append(findings, checkNetwork(ctx, engine), checkWalls(ctx, engine, nft.Firewall{}.Owners))
 	findings = append(findings, checkBases(ctx, engine, catalogue.Templates())...)
 	if err := engine.Close(); err != nil {
 		findings = append(findings, bad("engine", err, "run kiln doctor again"))

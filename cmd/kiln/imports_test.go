@@ -25,6 +25,8 @@ var rooms = map[string][]string{
 	"orchestrator/docker":      {"orchestrator"},
 	"orchestrator/enginetest/": {},
 	"orchestrator/freezer":     {"orchestrator"},
+	"orchestrator/fence":       {"orchestrator"},
+	"orchestrator/nft":         {"orchestrator"},
 	"orchestrator/jetstream":   {"orchestrator"},
 	"orchestrator/enginetest":  {"orchestrator", "orchestrator/enginetest/probe"},
 	"orchestrator/storetest":   {"orchestrator"},
@@ -50,6 +52,7 @@ var sole = map[string]string{
 	"github.com/nats-io/nats.go":          "orchestrator/jetstream",
 	"github.com/prometheus/client_golang": "gateway/metrics",
 	"github.com/spf13/cobra":              "cmd/kiln",
+	"github.com/google/nftables":          "orchestrator/nft",
 }
 
 type listed struct {

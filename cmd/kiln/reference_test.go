@@ -40,6 +40,7 @@ func TestConfigurationReference(t *testing.T) {
 		"scale.max":          spec.Scale.Max,
 		"scale.freeze_after": spec.Scale.FreezeAfter,
 		"scale.keep_alive":   spec.Scale.KeepAlive,
+		"network":            spec.Network,
 	} {
 		if want := fmt.Sprintf("| `%s` | `%v` |", key, value); !strings.Contains(string(page), want) {
 			t.Errorf("docs/configuration.md lacks %q", want)

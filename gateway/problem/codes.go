@@ -20,6 +20,7 @@ const (
 	CodeRequestTimeout   = "request-timeout"
 	CodeParameterInvalid = "parameter-invalid"
 	CodeCrossOrigin      = "cross-origin"
+	CodeInside           = "called-from-inside"
 	CodeNotReady         = "not-ready"
 	CodeClientGone       = "client-gone"
 	CodeDeadline         = "deadline-exceeded"
@@ -80,6 +81,15 @@ func CrossOrigin(cause error) error {
 		Class: orchestrator.ErrInvalid, Code: CodeCrossOrigin, Cause: cause,
 		Detail: "a page of another site may not change functions",
 		Hint:   "call the gateway from its own console, the CLI or a program",
+	})
+}
+
+// Inside is a call of the control API from one of the functions: 403.
+func Inside() error {
+	return WithStatus(http.StatusForbidden, &orchestrator.Error{
+		Class: orchestrator.ErrInvalid, Code: CodeInside,
+		Detail: "functions may not use the control API",
+		Hint:   "a function may call others below /invoke/; deploy and configure from outside",
 	})
 }
 

@@ -64,7 +64,7 @@ func newRig(t *testing.T, change ...func(*cell.Config)) *rig {
 	r := &rig{engine: enginetest.NewFake(), loads: map[string]loaded{}, code: map[string]string{"r1": "print()"}, notes: t.TempDir()}
 	r.engine.AddImage(cellImage, r.runtime, nil)
 	r.engine.AddImage(ownImage, enginetest.Serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "image") })), nil)
-	if err := r.engine.EnsureNetwork(t.Context(), network, nil); err != nil {
+	if _, err := r.engine.EnsureNetwork(t.Context(), orchestrator.NetworkConfig{Name: network}); err != nil {
 		t.Fatal(err)
 	}
 	budget := capacity.New(capacity.Config{})

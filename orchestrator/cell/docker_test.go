@@ -105,7 +105,7 @@ func wakeReal(t *testing.T, client *docker.Client, catalogue *templates.Catalogu
 	id := strings.ToLower(rand.Text()[:8])
 	labels := map[string]string{orchestrator.LabelOwner: "cell-test-" + id}
 	ctx := t.Context()
-	if err := client.EnsureNetwork(ctx, "bridge", nil); err != nil {
+	if _, err := client.EnsureNetwork(ctx, orchestrator.NetworkConfig{Name: "bridge"}); err != nil {
 		t.Fatal(err)
 	}
 	images := realImages(client, catalogue, labels[orchestrator.LabelOwner])

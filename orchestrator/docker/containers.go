@@ -91,7 +91,8 @@ func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig
 			host.Tmpfs[path] = tmpfsOptions(orchestrator.Tmpfs{Size: orchestrator.DefaultTmp})
 		}
 	}
-	created, err := c.api.ContainerCreate(ctx, &container.Config{
+	mac := hardwareAddress()
+	settings := &container.Config{
 		Image:  config.Image,
 		Cmd:    config.Command,
 		Env:    environment(config.Env),
@@ -100,7 +101,10 @@ func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig
 		// Readiness is the gateway's business; an image's own check would run a
 		// process every few seconds, and hang in a frozen container.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
-	}, host, nil, nil, config.Name)
+	}
+	//lint:ignore SA1019 engines before API 1.44 know no other field; the client drops it for newer ones
+	settings.MacAddress = mac
+	created, err := c.api.ContainerCreate(ctx, settings, host, c.endpoints(config.Network, mac), nil, config.Name)
 	return created.ID, err
 }
 
@@ -164,6 +168,9 @@ func hostConfig(config orchestrator.ContainerConfig) *container.HostConfig {
 	}
 	for _, t := range config.Tmpfs {
 		host.Tmpfs[t.Path] = tmpfsOptions(t)
+	}
+	if config.Sealed {
+		host.DNS, host.DNSOptions = []string{nowhereResolver}, hastyLookups
 	}
 	return host
 }

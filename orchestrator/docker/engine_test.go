@@ -93,7 +93,9 @@ func (p *probeImage) require(t *testing.T, client *docker.Client) string {
 func (p *probeImage) make(client *docker.Client) error {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
-	if err := client.EnsureNetwork(ctx, p.network(), map[string]string{orchestrator.LabelOwner: session}); err != nil {
+	if _, err := client.EnsureNetwork(ctx, orchestrator.NetworkConfig{
+		Name: p.network(), Labels: map[string]string{orchestrator.LabelOwner: session},
+	}); err != nil {
 		return err
 	}
 	folder, err := os.MkdirTemp("", session)

@@ -32,7 +32,10 @@ func served(t *testing.T, client *docker.Client, config orchestrator.ContainerCo
 	t.Cleanup(cancel)
 	config.Name = session + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	config.Env = map[string]string{"PORT": strconv.Itoa(orchestrator.InstancePort)}
-	config.Labels, config.Network = owned(t), probe.network()
+	config.Labels = owned(t)
+	if config.Network == "" {
+		config.Network = probe.network()
+	}
 	c, err := client.Run(ctx, config)
 	if err != nil {
 		t.Fatalf("Run: %v", err)

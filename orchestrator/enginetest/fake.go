@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -53,7 +54,7 @@ type Fake struct {
 	refs           map[string]string // reference -> image id
 	pullable       map[string]Program
 	containers     map[string]*fakeContainer
-	networks       map[string]bool
+	networks       map[string]orchestrator.Network
 	watchers       map[*watcher]struct{}
 	up             chan struct{} // closed while the engine answers
 	failures       map[Op][]error
@@ -80,7 +81,9 @@ var (
 func NewFake() *Fake {
 	f := &Fake{
 		images: map[string]*fakeImage{}, refs: map[string]string{}, pullable: map[string]Program{},
-		containers: map[string]*fakeContainer{}, networks: map[string]bool{"bridge": true},
+		containers: map[string]*fakeContainer{}, networks: map[string]orchestrator.Network{"bridge": {
+			Name: "bridge", Bridge: "docker0", Shared: true, Subnets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		}},
 		watchers: map[*watcher]struct{}{}, up: make(chan struct{}),
 		failures: map[Op][]error{}, latency: map[Op]time.Duration{}, calls: map[Op]int{}, built: map[string]bool{},
 		run: rand.Text(),

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -105,7 +106,7 @@ func (f *Fake) check(config orchestrator.ContainerConfig) (*fakeImage, error) {
 			return nil, orchestrator.Errorf(orchestrator.ErrConflict, "engine-conflict", "the name %s is in use", config.Name)
 		}
 	}
-	if config.Network != "" && !f.networks[config.Network] {
+	if _, ok := f.networks[config.Network]; config.Network != "" && !ok {
 		return nil, orchestrator.Errorf(orchestrator.ErrNotFound, "network-not-found", "there is no network %s", config.Network)
 	}
 	return image, checkLimits(config.Limits)
@@ -283,14 +284,40 @@ func (f *Fake) List(ctx context.Context, labels map[string]string) ([]orchestrat
 }
 
 // EnsureNetwork makes a network.
-func (f *Fake) EnsureNetwork(ctx context.Context, name string, labels map[string]string) error {
+func (f *Fake) EnsureNetwork(ctx context.Context, config orchestrator.NetworkConfig) (orchestrator.Network, error) {
 	if err := f.begin(ctx, OpNetwork); err != nil {
-		return err
+		return orchestrator.Network{}, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.networks[name] = true
-	return nil
+	if network, ok := f.networks[config.Name]; ok {
+		return network, nil
+	}
+	bridge := config.Bridge
+	if bridge == "" {
+		bridge = "br-" + config.Name
+	}
+	f.networks[config.Name] = orchestrator.Network{
+		Name: config.Name, Labels: maps.Clone(config.Labels), Bridge: bridge,
+		Subnets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Internal: config.Internal, Shared: config.Shared,
+	}
+	return f.networks[config.Name], nil
+}
+
+// Networks returns the networks that carry all of labels.
+func (f *Fake) Networks(ctx context.Context, labels map[string]string) ([]orchestrator.Network, error) {
+	if err := f.begin(ctx, OpNetwork); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []orchestrator.Network
+	for _, name := range slices.Sorted(maps.Keys(f.networks)) {
+		if hasAll(f.networks[name].Labels, labels) {
+			list = append(list, f.networks[name])
+		}
+	}
+	return list, nil
 }
 
 // Info describes the fake.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -308,11 +309,27 @@ func testEndedContexts(t *testing.T, b *bench) {
 	}
 }
 
+var compareAddresses = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+
 func testNetwork(t *testing.T, b *bench) {
 	for range 2 {
-		if err := b.Engine.EnsureNetwork(b.ctx(t), b.Network, b.Labels); err != nil {
+		network, err := b.Engine.EnsureNetwork(b.ctx(t), orchestrator.NetworkConfig{Name: b.Network, Labels: b.Labels})
+		if err != nil {
 			t.Errorf("EnsureNetwork of what exists: %v", err)
 		}
+		if network.Name != b.Network || network.Bridge == "" || len(network.Subnets) == 0 {
+			t.Errorf("EnsureNetwork leaves something out: %+v", network)
+		}
+		listed, err := b.Engine.Networks(b.ctx(t), network.Labels)
+		if err != nil {
+			t.Errorf("Networks: %v", err)
+		}
+		if !slices.ContainsFunc(listed, func(n orchestrator.Network) bool { return cmp.Equal(n, network, compareAddresses) }) {
+			t.Errorf("Networks: got %+v, want %+v among them", listed, network)
+		}
+	}
+	if listed, err := b.Engine.Networks(b.ctx(t), map[string]string{"dev.kiln.test": b.Prefix + "-nobody"}); err != nil || len(listed) != 0 {
+		t.Errorf("Networks with labels that none has: got %+v, %v", listed, err)
 	}
 }
 

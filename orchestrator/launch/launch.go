@@ -37,7 +37,7 @@ type Config struct {
 	Engine       orchestrator.Engine // required
 	Capacity     *capacity.Budget    // gives turns to start; nil = at once
 	Owner        string              // id of the installation
-	Network      string              // name of the instances' network
+	Network      string              // base of the instances' networks
 	StartTimeout time.Duration       // 0 = DefaultStartTimeout
 	Logger       *slog.Logger        // nil = discard
 	// Placed hears at which address, "IP:port", a container was started, before
@@ -202,19 +202,24 @@ func (l *Launcher) run(ctx context.Context, request Request) (orchestrator.Conta
 	}, nil
 }
 
-// create runs the container, and makes the network again when somebody removed
-// it.
+// create runs the container, and makes the network when it is not there: most
+// installations never need some, and somebody may have removed one.
 func (l *Launcher) create(ctx context.Context, config orchestrator.ContainerConfig) (orchestrator.Container, error) {
 	container, err := l.config.Engine.Run(ctx, config)
 	var known *orchestrator.Error
 	if !errors.As(err, &known) || known.Code != codeNoNetwork {
 		return container, err
 	}
-	labels := map[string]string{orchestrator.LabelOwner: l.config.Owner}
-	if err := l.config.Engine.EnsureNetwork(ctx, config.Network, labels); err != nil {
-		return container, fmt.Errorf("make the network %s again: %w", config.Network, err)
+	for _, network := range orchestrator.InstanceNetworks(l.config.Owner, l.config.Network) {
+		if network.Name != config.Network {
+			continue
+		}
+		if _, err := l.config.Engine.EnsureNetwork(ctx, network); err != nil {
+			return container, fmt.Errorf("make the network %s: %w", config.Network, err)
+		}
+		return l.config.Engine.Run(ctx, config)
 	}
-	return l.config.Engine.Run(ctx, config)
+	return container, err
 }
 
 // codeNoNetwork is the engine's code for a network that does not exist.

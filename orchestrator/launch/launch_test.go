@@ -34,7 +34,7 @@ type rig struct {
 func newRig(t *testing.T, program enginetest.Program, change ...func(*launch.Config)) *rig {
 	t.Helper()
 	engine := enginetest.NewFake()
-	if err := engine.EnsureNetwork(t.Context(), network, nil); err != nil {
+	if _, err := engine.EnsureNetwork(t.Context(), orchestrator.NetworkConfig{Name: network}); err != nil {
 		t.Fatal(err)
 	}
 	engine.AddImage(image, program, nil)
@@ -224,7 +224,7 @@ func TestLaunchFailures(t *testing.T) {
 func TestLaunchNoticesAnEndWithoutEvents(t *testing.T) {
 	engine := enginetest.NewFake()
 	defer engine.Close()
-	if err := engine.EnsureNetwork(t.Context(), network, nil); err != nil {
+	if _, err := engine.EnsureNetwork(t.Context(), orchestrator.NetworkConfig{Name: network}); err != nil {
 		t.Fatal(err)
 	}
 	engine.AddImage(image, func(ctx context.Context, _ *enginetest.Process) int {
@@ -373,5 +373,21 @@ func TestVerify(t *testing.T) {
 			listener.Close()
 			<-served
 		})
+	}
+}
+
+// TestLaunchMakesTheNetworkOfItsMode: it is not there before a function needs it.
+func TestLaunchMakesTheNetworkOfItsMode(t *testing.T) {
+	r := newRig(t, enginetest.Serve(http.NotFoundHandler()))
+	o := order(false)
+	o.Release.Spec.Network = orchestrator.NetworkNone
+	launched, err := r.Launch(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.stop(t, launched.ID)
+	made, err := r.engine.Networks(t.Context(), map[string]string{orchestrator.LabelOwner: owner})
+	if err != nil || len(made) != 1 || made[0].Name != network+"-none" || !made[0].Internal || made[0].Shared {
+		t.Errorf("networks: got %+v, %v; want that of none, closed both ways", made, err)
 	}
 }

@@ -117,6 +117,14 @@ func checkTemplate(name string) error {
 	return nil
 }
 
+// checkNetwork takes the empty mode: it is in records of before there was a choice.
+func checkNetwork(mode string) error {
+	if mode == "" || slices.Contains(orchestrator.NetworkModes, orchestrator.NetworkMode(mode)) {
+		return nil
+	}
+	return invalid("network-invalid", "there is no network %q", shorten(mode)).WithHint("write internet, services or none")
+}
+
 var symbolSyntax = regexp.MustCompile(`^[A-Za-z_$][A-Za-z0-9_$.]*$`)
 
 // checkHandler takes "FILE", "FILE:NAME" and ":NAME".

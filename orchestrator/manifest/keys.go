@@ -55,6 +55,7 @@ var keys = []key{
 		duration("freeze_after", func(s *orchestrator.Spec) *orchestrator.Duration { return &s.Scale.FreezeAfter }, within("scale-invalid", 0, maxIdle)),
 		duration("keep_alive", func(s *orchestrator.Spec) *orchestrator.Duration { return &s.Scale.KeepAlive }, within("scale-invalid", minKeepAlive, maxIdle)),
 	),
+	text("network", func(s *orchestrator.Spec) *string { return (*string)(&s.Network) }, checkNetwork),
 	section("build",
 		list("packages", func(s *orchestrator.Spec) *[]string { return &s.Build.Packages }, checkPackages),
 		dictionary("args", func(s *orchestrator.Spec) *map[string]string { return &s.Build.Args }, checkArgs),

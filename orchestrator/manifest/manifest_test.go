@@ -53,6 +53,7 @@ scale:
   max: 20
   freeze_after: 0
   keep_alive: 5m
+network: services
 build:
   packages:
     - libpq5
@@ -82,6 +83,7 @@ func completeSpec() orchestrator.Spec {
 		Timeout:     orchestrator.Duration(90 * time.Second),
 		Concurrency: 8,
 		Scale:       orchestrator.Scale{Min: 1, Max: 20, KeepAlive: orchestrator.Duration(5 * time.Minute)},
+		Network:     orchestrator.NetworkServices,
 		Build:       orchestrator.Build{Packages: []string{"libpq5", "g++"}, Args: map[string]string{"TAG": "v1", "LEVEL": "3"}, Test: true},
 	}
 }
@@ -92,7 +94,7 @@ func TestApplyComplete(t *testing.T) {
 		"secrets":["api-key","db.password"],"resources":{"memory":268435456,"cpu":0.5,"tmp":"1GiB"},
 		"access":"token","rate":{"per_second":2.5,"burst":5},
 		"cors":{"origins":["https://app.example","http://localhost:3000"],"methods":["PUT"],"headers":["X-Test"],"expose":["X-Count"],"credentials":true,"max_age":"10m"},
-		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},
+		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},"network":"services",
 		"build":{"packages":["libpq5","g++"],"args":{"TAG":"v1","LEVEL":3},"test":true}}`
 	for name, text := range map[string]string{
 		"yaml":           complete,

@@ -13,12 +13,41 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // EnvIgnoreTerm, when not empty, makes the program ignore SIGTERM.
 const EnvIgnoreTerm = "PROBE_IGNORE_TERM"
+
+// dialTimeout is when a dial counts as not answered. What answers on one machine
+// does so within a millisecond.
+const dialTimeout = 500 * time.Millisecond
+
+// reached dials all addresses at once and returns those that accept.
+func reached(ctx context.Context, addresses []string) []string {
+	accepts := make([]bool, len(addresses))
+	var dials sync.WaitGroup
+	for i, address := range addresses {
+		dials.Go(func() {
+			dialer := net.Dialer{Timeout: dialTimeout}
+			conn, err := dialer.DialContext(ctx, "tcp", address)
+			if err == nil {
+				accepts[i] = true
+				conn.Close()
+			}
+		})
+	}
+	dials.Wait()
+	var list []string
+	for i, address := range addresses {
+		if accepts[i] {
+			list = append(list, address)
+		}
+	}
+	return list
+}
 
 // Machine is what the program runs on.
 type Machine struct {
@@ -132,6 +161,8 @@ func (m Machine) serve(ctx context.Context) int {
 //	GET  /log?out=&err=  writes lines
 //	GET  /allocate?bytes the program uses that much memory
 //	GET  /write?path=    200 when a file could be written, 403 and why when not
+//	GET  /dial?to=&to=   those of the addresses HOST:PORT that accept
+//	GET  /lookup?name=   the addresses of a name, 403 and why when it has none
 //	GET  /count          how many requests came before
 func (m Machine) handler(exit chan<- int) http.Handler {
 	var count atomic.Int64
@@ -171,6 +202,18 @@ func (m Machine) handler(exit chan<- int) http.Handler {
 			return
 		}
 		w.Write(data)
+	})
+	mux.HandleFunc("/dial", func(w http.ResponseWriter, r *http.Request) {
+		_ = r.ParseForm() // what cannot be read is not dialled
+		fmt.Fprint(w, strings.Join(reached(r.Context(), r.Form["to"]), " "))
+	})
+	mux.HandleFunc("/lookup", func(w http.ResponseWriter, r *http.Request) {
+		addrs, err := net.DefaultResolver.LookupHost(r.Context(), r.FormValue("name"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		fmt.Fprint(w, strings.Join(addrs, " "))
 	})
 	mux.HandleFunc("/count", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, count.Add(1)-1)
