@@ -62,14 +62,16 @@ type Loop struct {
 	leftovers  ledger // used by tidy's
 }
 
-// Open makes the first pass, in which every container of the owner is adopted
-// or stopped and what an earlier gateway left behind is removed, and starts the
-// loop. It is called before there can be a deploy. That the engine does not
-// answer is no error: the loop makes up for the pass when it does.
+// Open makes the first pass, in which every container of the owner that serves is
+// adopted, and starts the loop, which ends the others and removes what else an
+// earlier gateway left behind. It is called before there can be a deploy. That
+// the engine does not answer is no error: the loop makes up for the pass when it
+// does.
 func (l *Loop) Open(ctx context.Context) error {
 	l.resync = make(chan struct{}, 1)
 	l.containers, l.leftovers = newLedger(), newLedger()
-	if err := l.adopt(ctx); err != nil {
+	orphans, err := l.adopt(ctx)
+	if err != nil {
 		l.Logger.Warn("containers not adopted yet", "error", err)
 		l.kick()
 	}
@@ -78,8 +80,9 @@ func (l *Loop) Open(ctx context.Context) error {
 		l.Logger.Warn("leftovers not removed yet", "error", err)
 	}
 	ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	reap := func(ctx context.Context) { l.reapAll(ctx, orphans) }
 	tidy := func(ctx context.Context) { l.tidy(ctx, images) }
-	for _, work := range []func(context.Context){l.watch, l.run, tidy} {
+	for _, work := range []func(context.Context){l.watch, l.run, reap, tidy} {
 		l.done.Add(1)
 		go func() {
 			defer l.done.Done()
@@ -178,24 +181,32 @@ func (l *Loop) tidy(ctx context.Context, first []string) {
 }
 
 // adopt is the first pass: nothing has been started yet by this gateway, so
-// what cannot be adopted is an orphan for certain.
-func (l *Loop) adopt(ctx context.Context) error {
+// what cannot be adopted is an orphan for certain. Ending those is left to the
+// loop: the engine may take its time, and callers wait for the gateway.
+func (l *Loop) adopt(ctx context.Context) (orphans []orchestrator.Container, err error) {
 	running, err := l.Engine.List(ctx, l.labels())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var stops sync.WaitGroup
 	for _, c := range running {
 		if c.State != orchestrator.ContainerExited && l.Fleet.Adopt(c) {
 			l.Logger.Info("adopted", "function", c.Labels[orchestrator.LabelFunction], "container_id", c.ID, "state", c.State)
 			continue
 		}
 		if ours(c) {
-			stops.Go(func() { l.reap(ctx, c) })
+			orphans = append(orphans, c)
 		}
 	}
+	return orphans, nil
+}
+
+// reapAll ends the orphans of the first pass, all at once.
+func (l *Loop) reapAll(ctx context.Context, orphans []orchestrator.Container) {
+	var stops sync.WaitGroup
+	for _, c := range orphans {
+		stops.Go(func() { l.reap(ctx, c) })
+	}
 	stops.Wait()
-	return nil
 }
 
 // ours says whether a container may be reaped: one that serves, or one that does

@@ -158,6 +158,27 @@ func TestFirstPassAdoptsOrRemoves(t *testing.T) {
 	})
 }
 
+// TestOrphansHoldNobodyUp: a gateway serves although what it has to end takes its
+// time to end.
+func TestOrphansHoldNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.engine.AddImage("program", enginetest.NeverReady(), nil) // which does not end by itself
+		orphan := b.run(t, "orphan", owner, "r0")
+		began := time.Now()
+		if err := b.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %v to open", took)
+		}
+		time.Sleep(10 * time.Second)
+		if !b.gone(t, orphan) {
+			t.Error("the orphan is still there")
+		}
+	})
+}
+
 func TestDeathsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
