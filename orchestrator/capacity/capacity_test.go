@@ -110,6 +110,62 @@ func TestBackgroundMakesWayForCallers(t *testing.T) {
 	})
 }
 
+// TestStartsAreShared: as long as functions wait for starts, none has had more
+// than one more than another, however many each asks for and in whatever order.
+func TestStartsAreShared(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			var asked []string
+			left := map[string]int{}
+			for f := range 2 + random.IntN(4) {
+				name := fmt.Sprint("f", f)
+				left[name] = 1 + random.IntN(30)
+				for range left[name] {
+					asked = append(asked, name)
+				}
+			}
+			random.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
+			b := capacity.New(capacity.Config{Starts: 1})
+			first, err := b.Start(t.Context(), "first", capacity.Caller)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var mu sync.Mutex
+			var order []string
+			var work sync.WaitGroup
+			for _, name := range asked {
+				work.Go(func() {
+					done, err := b.Start(t.Context(), name, capacity.Caller)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					order = append(order, name)
+					mu.Unlock()
+					done()
+				})
+				synctest.Wait()
+			}
+			first()
+			work.Wait()
+			had := map[string]int{}
+			for _, name := range order {
+				had[name]++
+				left[name]--
+				for f := range left {
+					for g := range left {
+						if left[f] > 0 && left[g] > 0 && had[f]-had[g] > 1 {
+							t.Fatalf("seed %d: %s has had %d starts and %s %d, of %v", seed, f, had[f], g, had[g], order)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestStartGivesUpItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := capacity.New(capacity.Config{Starts: 1})
