@@ -1,7 +1,7 @@
 # Two commands matter: `make up` and `make test`. `make help` lists all.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down clean build test check lint vulns fuzz fmt bench
+.PHONY: help up down clean build test check lint vulns fuzz fmt bench chaos overload soak
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # A static binary: it runs in any image and on any machine of this architecture.
@@ -13,7 +13,7 @@ FUZZ_SECONDS := 10
 RACE = $(if $(shell command -v $$(go env CC)),-race)
 
 help: ## what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## install what is missing, build, start the gateway, deploy hello and call it
 	@deploy/bootstrap
@@ -54,3 +54,12 @@ fmt: ## format the sources
 bench: build ## measure against nginx and docker run; QUICK=1 takes under 3 minutes
 	@deploy/bench-setup
 	bin/kiln-bench $(if $(QUICK),-quick)
+
+chaos: build ## break the machine under load for ten minutes and check what is promised (root); SHORT=1 takes one
+	bin/kiln-chaos $(if $(SHORT),-short) $(if $(SEED),-seed $(SEED))
+
+overload: build ## three times the capacity for a minute (root)
+	bin/kiln-chaos -overload 1m
+
+soak: build ## load at 30 % of the capacity for an hour, and what it leaves (root); SOAK=10m is shorter
+	bin/kiln-chaos -soak $(or $(SOAK),1h)
