@@ -28,6 +28,8 @@ type target struct {
 	name     string
 	addr     string
 	requests [][]byte // each caller takes them in turn, from a start of its own
+
+	proxy, function []int // processes whose processor time is measured
 }
 
 // get returns a request without a body, or a POST of body.
@@ -49,6 +51,8 @@ type sample struct {
 	elapsed  time.Duration
 	latency  *hdrhistogram.Histogram // microseconds
 	firstErr error
+
+	proxyCPU, functionCPU time.Duration
 }
 
 func newSample() sample {
@@ -60,6 +64,8 @@ func (s *sample) add(o sample) {
 	s.failures += o.failures
 	s.elapsed += o.elapsed
 	s.latency.Merge(o.latency)
+	s.proxyCPU += o.proxyCPU
+	s.functionCPU += o.functionCPU
 	if s.firstErr == nil {
 		s.firstErr = o.firstErr
 	}
@@ -71,6 +77,14 @@ func (s sample) rate() float64 {
 		return 0
 	}
 	return float64(s.requests) / s.elapsed.Seconds()
+}
+
+// each is a share of the processor time for one request, in microseconds.
+func (s sample) each(cpu time.Duration) float64 {
+	if s.requests == 0 {
+		return 0
+	}
+	return float64(cpu.Nanoseconds()/s.requests) / 1000
 }
 
 func (s sample) quantile(q float64) time.Duration {
@@ -104,6 +118,7 @@ func openLoop(ctx context.Context, t target, callers int, perSecond float64, len
 // from, after waiting for that time if need be.
 func drive(ctx context.Context, t target, callers int, length time.Duration, due func(start time.Time, n int) (time.Time, bool)) sample {
 	results := make([]sample, callers)
+	proxy, function := cpuTime(t.proxy), cpuTime(t.function)
 	start := time.Now()
 	end := start.Add(length)
 	var wait sync.WaitGroup
@@ -120,6 +135,7 @@ func drive(ctx context.Context, t target, callers int, length time.Duration, due
 		total.add(r)
 	}
 	total.elapsed = time.Since(start)
+	total.proxyCPU, total.functionCPU = cpuTime(t.proxy)-proxy, cpuTime(t.function)-function
 	return total
 }
 

@@ -3,7 +3,8 @@
 // idle things cost; and simulates keep-alive policies. Everything runs in one session and in turns, so that the
 // machine's mood hits all alike; ratios count, not absolute figures.
 //
-// It writes JSON and one self-contained HTML page, and prints the ratios.
+// It writes JSON and one self-contained HTML page, and prints the ratios. With
+// -markdown it only prints the tables of an earlier run's JSON.
 package main
 
 import (
@@ -34,7 +35,9 @@ type plan struct {
 	bursts    []int
 	memory    []int // functions deployed
 	templates []string
-	simulated int // functions
+	simulated int           // functions
+	soak      time.Duration // of load with scaling underneath
+	soakTurn  time.Duration // after which more or fewer instances are asked for
 	say       func(string)
 }
 
@@ -44,6 +47,7 @@ func fullPlan() plan {
 		callers: []int{1, 16, 64}, bodies: []int{0, 1 << 10, 1 << 20}, functions: 100,
 		colds: 25, bursts: []int{2, 8, 32}, memory: []int{0, 100, 200, 1000},
 		templates: []string{"python", "node", "go"}, simulated: 2000,
+		soak: 10 * time.Minute, soakTurn: 15 * time.Second,
 	}
 }
 
@@ -54,17 +58,26 @@ func quickPlan() plan {
 	p.bodies, p.functions = []int{0, 1 << 10}, 10
 	p.colds, p.bursts, p.memory = 5, []int{2, 8}, []int{0, 20}
 	p.simulated = 500
+	p.soak, p.soakTurn = 10*time.Second, 3*time.Second
 	return p
 }
 
 // sections of a run, in order.
-var sections = []string{"warm", "cold", "memory", "sim"}
+var sections = []string{"warm", "cold", "memory", "soak", "sim"}
 
 func main() {
 	quick := flag.Bool("quick", false, "a short run")
 	only := flag.String("only", strings.Join(sections, ","), "sections to run")
 	out := flag.String("out", filepath.Join(".kiln", "bench"), "folder for bench.json and bench.html")
+	tables := flag.String("markdown", "", "print the tables of this bench.json, for docs/performance.md, and measure nothing")
 	flag.Parse()
+	if *tables != "" {
+		if err := printMarkdown(os.Stdout, *tables); err != nil {
+			fmt.Fprintln(os.Stderr, "kiln-bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	p := fullPlan()
@@ -132,6 +145,13 @@ func measure(ctx context.Context, p plan, only []string, engine *docker.Client, 
 			return fmt.Errorf("memory: %w", err)
 		}
 		report.Memory = &memory
+	}
+	if slices.Contains(only, "soak") {
+		soak, err := runSoak(ctx, p, dir)
+		if err != nil {
+			return fmt.Errorf("soak: %w", err)
+		}
+		report.Soak = &soak
 	}
 	if slices.Contains(only, "sim") {
 		sim, err := runSim(ctx, p)

@@ -18,7 +18,8 @@ type nginx struct {
 }
 
 // nginxConfig gives nginx what a careful operator would: all cores, kept
-// connections both ways, no access log, buffers that hold a small answer.
+// connections both ways, no access log, buffers that hold a small answer, and the
+// headers that tell a function who called, which Kiln sends too.
 const nginxConfig = `worker_processes auto;
 pid %[1]s/nginx.pid;
 error_log %[1]s/error.log warn;
@@ -34,22 +35,27 @@ http {
   scgi_temp_path %[1]s/scgi;
   keepalive_requests 1000000000;
   tcp_nodelay on;
-  upstream function { server %[3]s; keepalive 256; keepalive_requests 1000000000; }
-  server {
+  proxy_http_version 1.1;
+  proxy_set_header Connection "";
+  proxy_set_header Host $host;
+  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+  proxy_set_header X-Forwarded-Host $host;
+  proxy_set_header X-Forwarded-Proto $scheme;
+%[3]s  server {
     listen %[2]s backlog=4096;
-    location / {
-      proxy_pass http://function;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host $host;
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    }
-  }
+%[4]s  }
 }
 `
 
-// startNginx runs nginx in front of upstream.
-func startNginx(dir, upstream string) (*nginx, error) {
+// nginxUpstream and nginxLocation are one function's part of the configuration.
+const (
+	nginxUpstream = "  upstream %[1]s { server %[2]s; keepalive 256; keepalive_requests 1000000000; }\n"
+	nginxLocation = "    location = /invoke/%[1]s { proxy_pass http://%[1]s/; }\n"
+)
+
+// startNginx runs nginx in front of functions, "IP:port" by name, under the paths
+// that Kiln has for them.
+func startNginx(dir string, functions map[string]string) (*nginx, error) {
 	binary, err := exec.LookPath("nginx")
 	if err != nil {
 		binary = "/usr/sbin/nginx" // not on every user's PATH
@@ -57,16 +63,21 @@ func startNginx(dir, upstream string) (*nginx, error) {
 	if _, err := os.Stat(binary); err != nil {
 		return nil, fmt.Errorf("nginx is not installed; run: apt-get install nginx-light")
 	}
-	dir = filepath.Join(dir, "nginx")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	dir, err = os.MkdirTemp(dir, "nginx-")
+	if err != nil {
 		return nil, err
 	}
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
+	var upstreams, locations strings.Builder
+	for name, upstream := range functions {
+		fmt.Fprintf(&upstreams, nginxUpstream, name, upstream)
+		fmt.Fprintf(&locations, nginxLocation, name)
+	}
 	config := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, addr, upstream), 0o644); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, addr, &upstreams, &locations), 0o644); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(binary, "-c", config, "-p", dir, "-g", "daemon off;")
@@ -81,6 +92,9 @@ func startNginx(dir, upstream string) (*nginx, error) {
 	}
 	return n, nil
 }
+
+// processes are the master and its workers.
+func (n *nginx) processes() []int { return family(n.process.Process.Pid) }
 
 // stop ends nginx and waits for it.
 func (n *nginx) stop() error {

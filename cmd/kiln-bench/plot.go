@@ -21,16 +21,23 @@ func plot(r Report, what string) template.HTML {
 	case what == "rate" && r.Warm != nil:
 		unit = "/s"
 		for _, row := range r.Warm.Closed {
-			for _, way := range []string{"direct", "nginx", "kiln"} {
+			for _, way := range wayNames {
 				bars = append(bars, bar{fmt.Sprintf("%d callers, %d B, %s", row.Callers, row.Body, way), row.Targets[way].Rate, way})
 			}
 		}
 	case what == "tail" && r.Warm != nil:
 		unit = " µs"
 		for _, row := range r.Warm.Open {
-			for _, way := range []string{"direct", "nginx", "kiln"} {
+			for _, way := range wayNames {
 				bars = append(bars, bar{fmt.Sprintf("%d callers at %.0f/s, %s", row.Callers, row.Rate, way), row.Targets[way].P99, way})
 			}
+		}
+	case what == "random" && r.Warm != nil:
+		unit = " µs"
+		for _, row := range r.Warm.Random.Rows() {
+			bars = append(bars,
+				bar{"one, " + row.Way, row.One.ProxyCPU, row.Way}, bar{"many, " + row.Way, row.Many.ProxyCPU, row.Way},
+				bar{"one, function behind " + row.Way, row.One.FunctionCPU, "plain"}, bar{"many, functions behind " + row.Way, row.Many.FunctionCPU, "plain"})
 		}
 	case what == "cold" && r.Cold != nil:
 		unit = " ms"

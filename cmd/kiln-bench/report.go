@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -25,6 +26,7 @@ type Report struct {
 	Warm    *Warm     `json:"warm,omitempty"`
 	Cold    *Cold     `json:"cold,omitempty"`
 	Memory  *Memory   `json:"memory,omitempty"`
+	Soak    *Soak     `json:"soak,omitempty"`
 	Sim     *Sim      `json:"sim,omitempty"`
 	Ratios  []Ratio   `json:"ratios"`
 }
@@ -94,10 +96,15 @@ func ratios(r Report) []Ratio {
 			}
 		}
 	}
+	if s := r.Soak; s != nil {
+		name := fmt.Sprintf("%.0f s at 50 %% load, %d to %d instances underneath, failed calls", s.Seconds, s.Least, s.Most)
+		all = append(all, Ratio{Name: name, Value: float64(s.Load.Failures), AtMost: true})
+	}
 	if r.Sim != nil {
 		all = append(all, simRatios(*r.Sim)...)
 	}
-	return all
+	// Where nothing was answered there is nothing to divide by.
+	return slices.DeleteFunc(all, func(r Ratio) bool { return math.IsNaN(r.Value) || math.IsInf(r.Value, 0) })
 }
 
 func warmRatios(w Warm) []Ratio {
@@ -114,7 +121,10 @@ func warmRatios(w Warm) []Ratio {
 				Ratio{Name: "Kiln / nginx, p99, " + load, Value: kiln.P99 / nginx.P99, Target: 1.2, AtMost: true})
 		}
 	}
-	return append(all, Ratio{Name: fmt.Sprintf("%d functions at random / one", w.Random.Functions), Value: w.Random.Many.Rate / w.Random.One.Rate, Target: 0.9})
+	many := fmt.Sprintf("%d functions at random / one", w.Random.Functions)
+	return append(all,
+		Ratio{Name: many, Value: w.Random.Kiln.Keeps(), Target: 0.9},
+		Ratio{Name: many + ", as a share of what nginx keeps", Value: w.Random.Kiln.Keeps() / w.Random.Nginx.Keeps(), Target: 0.9})
 }
 
 func coldRatios(c Cold) []Ratio {

@@ -113,6 +113,9 @@ func (g *gateway) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// processes is the gateway itself.
+func (g *gateway) processes() []int { return []int{g.process.Process.Pid} }
+
 // rss is the gateway's resident memory.
 func (g *gateway) rss() (orchestrator.Bytes, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.process.Process.Pid))

@@ -14,7 +14,7 @@ import (
 // Warm is load on functions that run already.
 type Warm struct {
 	Closed []WarmRow `json:"closed"`
-	Random RandomRow `json:"random"`
+	Random Random    `json:"random"`
 	Open   []OpenRow `json:"open"`
 }
 
@@ -23,14 +23,6 @@ type WarmRow struct {
 	Callers int              `json:"callers"`
 	Body    int              `json:"body"`
 	Targets map[string]Stats `json:"targets"` // direct, nginx, kiln
-}
-
-// RandomRow compares many functions called at random with one.
-type RandomRow struct {
-	Functions int   `json:"functions"`
-	Callers   int   `json:"callers"`
-	One       Stats `json:"one"`
-	Many      Stats `json:"many"`
 }
 
 // OpenRow is load at a fixed rate, half of what the slower proxy reached.
@@ -50,6 +42,10 @@ type Stats struct {
 	P99      float64 `json:"p99_us"`
 	P999     float64 `json:"p999_us"`
 	Max      float64 `json:"max_us"`
+	// Processor time for one request: of nginx or the gateway, and of the
+	// functions' containers.
+	ProxyCPU    float64 `json:"proxy_cpu_us"`
+	FunctionCPU float64 `json:"function_cpu_us"`
 }
 
 func stats(s sample) Stats {
@@ -57,6 +53,7 @@ func stats(s sample) Stats {
 	return Stats{
 		Requests: s.requests, Failures: s.failures, Rate: s.rate(),
 		P50: us(50), P90: us(90), P99: us(99), P999: us(99.9), Max: us(100),
+		ProxyCPU: s.each(s.proxyCPU), FunctionCPU: s.each(s.functionCPU),
 	}
 }
 
@@ -85,18 +82,19 @@ func runWarm(ctx context.Context, p plan, engine *docker.Client, dir string) (w 
 		return w, err
 	}
 	upstream := instance.Addr + ":8080"
-	n, err := startNginx(dir, upstream)
+	n, err := startNginx(dir, map[string]string{"echo": upstream})
 	if err != nil {
 		return w, err
 	}
 	defer func() { err = joinErr(err, n.stop()) }()
 
+	function := family(instance.PID)
 	ways := func(body int) []target {
 		payload := make([]byte, body)
 		return []target{
-			{name: "direct", addr: upstream, requests: [][]byte{rawRequest(upstream, "/", payload)}},
-			{name: "nginx", addr: n.addr, requests: [][]byte{rawRequest(n.addr, "/", payload)}},
-			{name: "kiln", addr: g.addr, requests: [][]byte{rawRequest(g.addr, "/invoke/echo", payload)}},
+			{name: "direct", addr: upstream, requests: [][]byte{rawRequest(upstream, "/", payload)}, function: function},
+			{name: "nginx", addr: n.addr, requests: [][]byte{rawRequest(n.addr, "/invoke/echo", payload)}, function: function, proxy: n.processes()},
+			{name: "kiln", addr: g.addr, requests: [][]byte{rawRequest(g.addr, "/invoke/echo", payload)}, function: function, proxy: g.processes()},
 		}
 	}
 	for _, body := range p.bodies {
@@ -114,7 +112,7 @@ func runWarm(ctx context.Context, p plan, engine *docker.Client, dir string) (w 
 			return openLoop(ctx, t, callers, slower/2, p.stretch)
 		})})
 	}
-	w.Random, err = runRandom(ctx, p, g)
+	w.Random, err = runRandom(ctx, p, engine, g, dir)
 	return w, err
 }
 
@@ -150,25 +148,6 @@ func slowerRate(rows []WarmRow, callers int) float64 {
 		}
 	}
 	return 1000
-}
-
-// runRandom calls one function, then many at random, in turns.
-func runRandom(ctx context.Context, p plan, g *gateway) (RandomRow, error) {
-	p.say(fmt.Sprintf("deploying %d functions", p.functions))
-	names, err := g.deployMany(ctx, p.functions, "many", "go", warmSpec(warmConcurrency))
-	if err != nil {
-		return RandomRow{}, err
-	}
-	one := target{name: "one", addr: g.addr, requests: [][]byte{rawRequest(g.addr, "/invoke/"+names[0], nil)}}
-	many := target{name: "many", addr: g.addr}
-	// A fixed shuffle: a multiplier coprime to the length visits all of them.
-	for i := range names {
-		many.requests = append(many.requests, rawRequest(g.addr, "/invoke/"+names[(i*37+11)%len(names)], nil))
-	}
-	const callers = 16
-	p.say("one function against many")
-	got := inTurns(ctx, p, []target{one, many}, func(t target) sample { return closedLoop(ctx, t, callers, p.stretch) })
-	return RandomRow{Functions: len(names), Callers: callers, One: got["one"], Many: got["many"]}, nil
 }
 
 // workDir makes a folder for state and logs, which stays when the run fails.

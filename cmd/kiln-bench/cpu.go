@@ -1,0 +1,56 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// clockTick is the unit of the times in /proc/PID/stat (USER_HZ), which is the
+// same on every architecture that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// Fields of /proc/PID/stat behind the command's name, see proc_pid_stat(5).
+const (
+	statUser   = 11
+	statSystem = 12
+)
+
+// cpuTime returns the processor time that processes have used, user and system
+// together. One that has gone counts as none.
+func cpuTime(pids []int) (total time.Duration) {
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // the name may have blanks
+		if len(fields) <= statSystem {
+			continue
+		}
+		for _, field := range []string{fields[statUser], fields[statSystem]} {
+			if ticks, err := strconv.ParseInt(field, 10, 64); err == nil {
+				total += time.Duration(ticks) * clockTick
+			}
+		}
+	}
+	return total
+}
+
+// family returns a process, its children, theirs and so on.
+func family(pid int) []int {
+	pids := []int{pid}
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return pids
+	}
+	for field := range strings.FieldsSeq(string(list)) {
+		if child, err := strconv.Atoi(field); err == nil {
+			pids = append(pids, family(child)...)
+		}
+	}
+	return pids
+}
