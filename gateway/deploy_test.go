@@ -17,6 +17,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway"
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/orchestrator"
 )
 
@@ -335,11 +336,21 @@ func TestSlowReaderDoesNotSlowTheDeploy(t *testing.T) {
 	}
 }
 
+// FuzzUploadForm: whatever a form is, never a panic, nothing left behind, an
+// error that blames the form, and of what is accepted each field once, whole, and
+// within its bound.
 func FuzzUploadForm(f *testing.F) {
 	for _, parts := range [][]part{
 		{{"file", "handler.py", "def handle(): pass"}, {"name", "", "a"}, {"template", "", "python"}},
 		{{"spec", "", "{}"}, {"file", "a.zip", "PK\x03\x04"}},
 		{{"file", "", ""}},
+		{{"file", "a", "x"}, {"file", "b", "y"}},
+		{{"file", "a", "x"}, {"name", "", "a"}, {"name", "", "b"}},
+		{{"file", "a", "x"}, {"name", "", strings.Repeat("a", gateway.MaxField+1)}},
+		{{"file", "a", "x"}, {"spec", "", strings.Repeat("#", gateway.MaxSpec+1)}},
+		{{"file", "a", "x"}, {"other", "", ""}},
+		{{"name", "", "a"}},
+		{{"file", "a", strings.Repeat("x", gateway.SpoolMemory+1)}},
 	} {
 		body, _ := formOf(f, parts...)
 		f.Add([]byte(body), strings.TrimPrefix(boundaryOf(body), "--"))
@@ -348,24 +359,39 @@ func FuzzUploadForm(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, body []byte, boundary string) {
 		values, file, err := gateway.UploadForm(bytes.NewReader(body), boundary, dir)
+		if left, readErr := os.ReadDir(dir); readErr != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, readErr)
+		}
 		if err != nil {
+			if status := problem.Status(err); status != 400 && status != 413 {
+				t.Errorf("%v is a %d", err, status)
+			}
 			return
 		}
-		size := len(file)
+		seen := map[string]string{}
+		for parts := multipart.NewReader(bytes.NewReader(body), boundary); ; {
+			p, err := parts.NextPart()
+			if err != nil {
+				break // its end
+			}
+			content, err := io.ReadAll(p)
+			if _, again := seen[p.FormName()]; again || err != nil {
+				t.Errorf("the field %q was taken twice, or cut off: %v", p.FormName(), err)
+			}
+			seen[p.FormName()] = string(content)
+		}
+		got := map[string]string{"file": string(file)}
 		for name, value := range values {
-			if name != "name" && name != "template" && name != "spec" {
-				t.Errorf("an unknown field %q got through", name)
-			}
-			if name != "spec" && len(value) > gateway.MaxField {
-				t.Errorf("%s has %d bytes", name, len(value))
-			}
-			size += len(value)
+			got[name] = string(value)
 		}
-		if size > len(body) {
-			t.Errorf("%d bytes came out of %d", size, len(body))
+		if diff := cmp.Diff(seen, got); diff != "" {
+			t.Errorf("fields (-in the form +taken):\n%s", diff)
 		}
-		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-			t.Errorf("left behind: %v, %v", left, err)
+		for name, value := range got {
+			bound, known := map[string]int{"file": len(body), "name": gateway.MaxField, "template": gateway.MaxField, "spec": gateway.MaxSpec}[name]
+			if !known || len(value) > bound {
+				t.Errorf("the field %q of %d bytes was taken", name, len(value))
+			}
 		}
 	})
 }

@@ -161,6 +161,8 @@ func FuzzRequest(f *testing.F) {
 		"GET / HTTP/1.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET http://a/b HTTP/1.1\r\nHost: b\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", "GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n",
 		"GET //a:b@c/d HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
 		"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "GET /: HTTP/1.1\r\nHost: a\r\nExpect: x\r\nTE: a\r\nTrailer: b\r\n\r\n",
 	} {
 		f.Add([]byte(seed))
@@ -173,6 +175,15 @@ func FuzzRequest(f *testing.F) {
 		var r wire.Request
 		if r.Parse(data[:n]) != nil {
 			return
+		}
+		lengths := 0
+		for _, f := range r.Fields {
+			if wire.EqualFold(f.Name, []byte("Content-Length")) || wire.EqualFold(f.Name, []byte("Transfer-Encoding")) {
+				lengths++
+			}
+		}
+		if lengths > 1 { // which net/http makes sense of, and others do otherwise
+			t.Fatalf("accepted with %d lengths: %q", lengths, data[:n])
 		}
 		if r.Unusual {
 			return // net/http reads it again
