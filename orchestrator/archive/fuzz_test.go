@@ -3,8 +3,10 @@ package archive_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -21,6 +23,12 @@ func FuzzUnpack(f *testing.F) {
 		f.Add(m.make(f, entry{name: "../a", data: "x"}))
 		f.Add(m.make(f, entry{name: "a", mode: os.ModeSymlink, data: "/tmp"}, entry{name: "a/b", data: "x"}))
 	}
+	var many []entry
+	for n := range small().Entries + 1 {
+		many = append(many, entry{name: fmt.Sprint(n), data: "x"})
+	}
+	f.Add(makeTar(f, many...))
+	f.Add(makeZip(f, entry{name: "a", data: strings.Repeat("0123456789", 7<<10)})) // over the limit of the test
 	f.Add([]byte("\x28\xb5\x2f\xfd\x00\xa0\x01\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		limits := small()
