@@ -113,7 +113,12 @@ const text = (field) => { const end = field.indexOf(0); return field.toString('u
 
 function number(field) {
   if (field[0] & 0x80) throw new Error('an entry is too large'); // base-256, over 8 GiB
-  return parseInt(text(field).trim() || '0', 8);
+  return positive(parseInt(text(field).trim() || '0', 8));
+}
+
+function positive(value) {
+  if (!Number.isSafeInteger(value) || value < 0) throw new Error('a number is malformed');
+  return value;
 }
 
 function checksum(header) {
@@ -155,7 +160,7 @@ async function * entries(reader) {
     if (header.toString('latin1', 257, 263) === 'ustar\0' && header[345]) name = `${text(header.subarray(345, 500))}/${name}`;
     yield {
       name: extended.path ?? name, kind, mode: number(header.subarray(100, 108)),
-      link: extended.linkpath ?? text(header.subarray(157, 257)), size: Number(extended.size ?? size),
+      link: extended.linkpath ?? text(header.subarray(157, 257)), size: positive(Number(extended.size ?? size)),
     };
     extended = {};
   }

@@ -74,7 +74,7 @@ func (c *cell) serveLoad(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusConflict, "this cell was loaded before")
 		return
 	}
-	env, err := unpack(r.Body, "/")
+	env, err := Unpack(r.Body, "/")
 	if err != nil {
 		answer(http.StatusUnprocessableEntity, fmt.Sprintf("the code cannot be unpacked: %v", err))
 		return

@@ -15,10 +15,21 @@ import (
 // maxEnv bounds env.json in bytes; the kernel takes less.
 const maxEnv = 1 << 20
 
-// unpack writes the files of a load below root and returns its environment. A
+// codeName is the folder of a load that holds the function's files.
+const codeName = "function"
+
+// Unpack writes the files of a load below dir and returns its environment. A
 // load is a tar: first env.json, an object of strings, then the function's
-// files under function/.
-func unpack(r io.Reader, root string) (map[string]string, error) {
+// files under function/. Nothing is written elsewhere, whatever the load says.
+func Unpack(r io.Reader, dir string) (map[string]string, error) {
+	if err := os.MkdirAll(path.Join(dir, codeName), 0o755); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(path.Join(dir, codeName))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
 	var env map[string]string
 	links := map[string]string{}
 	entries := tar.NewReader(r)
@@ -36,37 +47,55 @@ func unpack(r io.Reader, root string) (map[string]string, error) {
 			}
 			continue
 		}
-		name := path.Clean(header.Name)
-		if name != "function" && !strings.HasPrefix(name, "function/") {
-			return nil, fmt.Errorf("%q is not below function/", header.Name)
-		}
-		switch header.Typeflag {
-		case tar.TypeDir:
-			err = os.MkdirAll(path.Join(root, name), 0o755)
-		case tar.TypeReg:
-			err = writeFile(path.Join(root, name), entries, header.FileInfo().Mode().Perm())
-		case tar.TypeSymlink:
-			links[name] = header.Linkname
-		default:
-			err = fmt.Errorf("%q is neither file nor folder", header.Name)
-		}
-		if err != nil {
+		if err := unpackEntry(root, header, entries, links); err != nil {
 			return nil, err
 		}
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return nil, err
 	}
-	return env, makeLinks(root, links)
+	return env, makeLinks(root, path.Join(dir, codeName), links)
 }
 
-func writeFile(name string, r io.Reader, mode fs.FileMode) error {
-	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+// unpackEntry writes a file or folder, and notes a link for later.
+func unpackEntry(root *os.Root, header *tar.Header, r io.Reader, links map[string]string) error {
+	name := path.Clean(header.Name)
+	if name != codeName && !strings.HasPrefix(name, codeName+"/") {
+		return fmt.Errorf("%q is not below function/", header.Name)
+	}
+	if name = strings.TrimPrefix(strings.TrimPrefix(name, codeName), "/"); name == "" {
+		name = "."
+	}
+	switch {
+	case header.Typeflag == tar.TypeDir:
+		return makeFolders(root, name)
+	case header.Typeflag == tar.TypeReg && !sparse(header):
+		return writeFile(root, name, r, header.FileInfo().Mode().Perm())
+	case header.Typeflag == tar.TypeSymlink:
+		links[name] = header.Linkname
+		return makeFolders(root, path.Dir(name)) // so that none of them is a link
+	}
+	return fmt.Errorf("%q is neither file nor folder", header.Name)
+}
+
+// sparse recognises a file that is larger than what is sent of it.
+func sparse(header *tar.Header) bool {
+	for key := range header.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+func writeFile(root *os.Root, name string, r io.Reader, mode fs.FileMode) error {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	file, err := root.OpenFile(name, flags, mode)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(path.Dir(name), 0o755); err != nil {
+		if err := makeFolders(root, path.Dir(name)); err != nil {
 			return err
 		}
-		file, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+		file, err = root.OpenFile(name, flags, mode)
 	}
 	if err != nil {
 		return err
@@ -78,19 +107,41 @@ func writeFile(name string, r io.Reader, mode fs.FileMode) error {
 	return file.Close()
 }
 
-// makeLinks comes after all files, so that nothing is written through a link.
-func makeLinks(root string, links map[string]string) error {
-	for name, target := range links {
-		end := path.Join(path.Dir(name), target)
-		if path.IsAbs(target) || !strings.HasPrefix(end+"/", "function/") {
-			return fmt.Errorf("the link %q leads out of function/", name)
+// makeFolders makes a folder and those above it. The compilers of some images
+// are too old for os.Root.MkdirAll.
+func makeFolders(root *os.Root, name string) error {
+	for i := range len(name) + 1 {
+		if i < len(name) && name[i] != '/' {
+			continue
 		}
-		if err := os.MkdirAll(path.Dir(path.Join(root, name)), 0o755); err != nil {
-			return err
-		}
-		if err := os.Symlink(target, path.Join(root, name)); err != nil {
+		if err := root.Mkdir(name[:i], 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
 	return nil
+}
+
+// makeLinks comes after all files, so that nothing is written through a link.
+// Links may lead through one another, so that only the system can say where one
+// leads in the end.
+func makeLinks(root *os.Root, dir string, links map[string]string) error {
+	for name, target := range links {
+		end := path.Join(codeName, path.Dir(name), target)
+		if path.IsAbs(target) || !strings.HasPrefix(end+"/", codeName+"/") {
+			return leadsOut(name)
+		}
+		if err := os.Symlink(target, path.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	for name := range links {
+		if _, err := root.Stat(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return leadsOut(name)
+		}
+	}
+	return nil
+}
+
+func leadsOut(name string) error {
+	return fmt.Errorf("the link %q leads out of function/", codeName+"/"+name)
 }

@@ -62,9 +62,9 @@ class Cell:
         self._used = True
         try:
             env = await server.loop.run_in_executor(None, unpack, iter(request), "/")
-        except (LoadError, OSError, ValueError) as error:
-            return 422, f"the code cannot be unpacked: {error}"
-        os.environ.update(env)
+            os.environ.update(env)
+        except Exception as error:  # whatever a load makes the reader stumble over
+            return 422, f"the code cannot be unpacked: {error or type(error).__name__}"
         try:
             server.app = await server.load()
         except BaseException as error:
@@ -106,14 +106,23 @@ def text(field):
 def number(field):
     if field[0] & 0x80:  # base-256, of sizes over 8 GiB
         raise LoadError("an entry is too large")
-    return int(text(field).strip() or "0", 8)
+    return positive(text(field).strip() or "0", 8)
+
+
+def positive(digits, base=10):
+    value = int(digits, base)
+    if value < 0:
+        raise LoadError("a number is negative")
+    return value
 
 
 def pax(data):
     """The records of an extended header."""
     records = {}
     while data:
-        length = int(data.split(b" ", 1)[0])
+        length = positive(data.split(b" ", 1)[0])
+        if length == 0:
+            raise LoadError("an extended header is malformed")
         record, data = data[:length], data[length:]
         key, _, value = record.split(b" ", 1)[1][:-1].partition(b"=")
         records[key.decode()] = value.decode()
@@ -145,7 +154,7 @@ def entries(reader):
         if header[257:263] == b"ustar\0" and header[345]:
             name = text(header[345:500]) + "/" + name
         yield (extended.get("path", name), kind, number(header[100:108]),
-               extended.get("linkpath", text(header[157:257])), int(extended.get("size", size)))
+               extended.get("linkpath", text(header[157:257])), positive(extended["size"]) if "size" in extended else size)
         extended = {}
 
 
