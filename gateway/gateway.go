@@ -22,7 +22,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/audit"
 	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/metrics"
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -74,6 +77,9 @@ type Server struct {
 	Templates Templates
 	// Guard says who may use the control API. Without one nobody may.
 	Guard *auth.Guard
+	// Audit takes a record of every call that changed something, and of refusals;
+	// may be nil. It must not wait long.
+	Audit func(audit.Record)
 	// TokenRemoved is told the id of a token that was removed; may be nil.
 	TokenRemoved func(id string)
 	// Inside says whether an address is an instance's: functions may invoke, and
@@ -94,6 +100,9 @@ type Server struct {
 
 	handler http.Handler
 	http    *http.Server
+	// refusals bounds how many calls of strangers are recorded: they must not
+	// push out of the log what others did.
+	refusals *rate.Limiter
 	// stopping ends when Close begins, deploysEnd when deploys may not be
 	// followed any longer.
 	stopping   context.Context
@@ -136,6 +145,7 @@ func (s *Server) init() {
 		s.stopping, s.stop = context.WithCancel(context.Background())
 		s.deploysEnd, s.endDeploys = context.WithCancelCause(context.Background())
 		s.Metrics.WatchInstances(s.statuses)
+		s.refusals = rate.NewLimiter(refusalsPerSecond, refusalsAtOnce)
 		s.handler = s.routes()
 		s.http = s.server()
 	})

@@ -58,6 +58,7 @@ func (s *Server) control(route route) http.Handler {
 		if err != nil {
 			s.fail(answer, r, id, err)
 		}
+		s.record(answer, r, route, id, start, err)
 	})
 }
 
