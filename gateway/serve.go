@@ -26,6 +26,7 @@ const deployGrace = 2.0 / 3
 func (s *Server) server() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true) // where TLS agrees on it
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler:           s.handler,

@@ -17,8 +17,10 @@ import (
 // openAccess opens the tokens. The first start makes an administrator's.
 func (d *daemon) openAccess(ctx context.Context) error {
 	if d.cfg.InsecureNoAuth {
-		if !onLoopback(d.cfg.Listen) {
-			return fmt.Errorf("insecure_no_auth is for a gateway on loopback, and this one is to listen on %s", d.cfg.Listen)
+		for _, listen := range []string{d.cfg.Listen, d.cfg.TLSListen} {
+			if listen != "" && !onLoopback(listen) {
+				return fmt.Errorf("insecure_no_auth is for a gateway on loopback, and this one is to listen on %s", listen)
+			}
 		}
 		d.logger.Warn("INSECURE: everybody on this machine may do everything, as insecure_no_auth is set")
 	}

@@ -36,6 +36,13 @@ type config struct {
 	CellsMax       int
 	Memory         orchestrator.Bytes
 	InsecureNoAuth bool
+	TLSListen      string
+	TLSCert        string
+	TLSKey         string
+	ACMEDomains    string
+	ACMEEmail      string
+	ACMEDirectory  string
+	ACMECAFile     string
 	LogLevel       slog.Level
 	LogFormat      string
 }
@@ -115,6 +122,13 @@ func settings() []setting {
 			return err
 		}, show: func(c config) string { return c.Memory.String() }},
 		toggle("insecure_no_auth", "let everybody do everything, without tokens; on loopback only", func(c *config) *bool { return &c.InsecureNoAuth }),
+		text("tls_listen", "address to serve HTTPS on, beside listen; empty = none", func(c *config) *string { return &c.TLSListen }),
+		text("tls_cert", "PEM file of the certificate chain; read again when it changes", func(c *config) *string { return &c.TLSCert }),
+		text("tls_key", "PEM file of the certificate's key", func(c *config) *string { return &c.TLSKey }),
+		text("acme_domains", "domains to get certificates for by ACME, separated by commas, instead of tls_cert", func(c *config) *string { return &c.ACMEDomains }),
+		text("acme_email", "address that the ACME authority may write to", func(c *config) *string { return &c.ACMEEmail }),
+		text("acme_directory", "URL of the ACME authority's directory; empty = Let's Encrypt", func(c *config) *string { return &c.ACMEDirectory }),
+		text("acme_ca_file", "PEM file of CAs that vouch for the ACME authority; empty = the machine's", func(c *config) *string { return &c.ACMECAFile }),
 		{key: "log_level", usage: "debug, info, warn or error", set: func(c *config, v string) error { return c.LogLevel.UnmarshalText([]byte(v)) },
 			show: func(c config) string { return strings.ToLower(c.LogLevel.String()) }},
 		choice("log_format", "text or json", func(c *config) *string { return &c.LogFormat }, "text", "json"),

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway"
+	"github.com/kilnfaas/kiln/gateway/audit"
 	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/metrics"
 	"github.com/kilnfaas/kiln/gateway/problem"
@@ -39,10 +40,11 @@ import (
 
 // daemon is a gateway: every part wired to the others.
 type daemon struct {
-	cfg     config
-	logger  *slog.Logger
-	owner   string
-	address string // served
+	cfg        config
+	logger     *slog.Logger
+	owner      string
+	address    string // served
+	tlsAddress string // served with TLS; "" = none
 
 	store     *jetstream.Store
 	engine    *docker.Client
@@ -77,7 +79,7 @@ func open(ctx context.Context, cfg config, logger *slog.Logger) (_ *daemon, err 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, step := range []func(context.Context) error{
-		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openService, d.openServer,
+		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openService, d.openServer, d.openTLS,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -319,6 +321,12 @@ func (d *daemon) openServer(ctx context.Context) error {
 	d.server = gateway.New(d.service, intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp()), languages{d.catalogue})
 	d.server.Invoke = handler
 	d.server.Guard = d.guard
+	log, err := audit.Open(d.cfg.Data, d.logger)
+	if err != nil {
+		return err
+	}
+	d.closers.add(log.Close)
+	d.server.Audit = log.Write
 	d.server.TokenRemoved = d.tokenRemoved
 	d.server.Metrics = d.metrics
 	d.server.Version = thisBuild()

@@ -82,6 +82,9 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger, out io.Writer) 
 		fmt.Fprintf(out, firstTokenNote, d.firstToken, filepath.Join(cfg.Data, auth.AdminFile))
 	}
 	logger.Info("ready", "address", "http://"+d.address, "data", cfg.Data, "owner", d.owner, "version", version)
+	if d.tlsAddress != "" {
+		logger.Info("ready", "address", "https://"+d.tlsAddress)
+	}
 	var lost error
 	select {
 	case <-ctx.Done():
