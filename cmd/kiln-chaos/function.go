@@ -12,7 +12,8 @@ import (
 )
 
 // source is the functions' code. It writes down each call that must not come
-// twice before it answers.
+// twice before it answers, and then takes its time, so that deaths find some
+// under way.
 const source = `import pathlib
 import time
 
@@ -22,6 +23,7 @@ DATA = (pathlib.Path(__file__).parent / "data.txt").read_text().strip()
 def handle(request):
     if request.method == "POST":
         print("call=" + request.headers["x-call"] + ";", flush=True)
+        time.sleep(0.03)
     time.sleep(%g)
     return "code=%d data=" + DATA + "\n"
 `
