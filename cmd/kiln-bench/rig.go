@@ -107,6 +107,7 @@ func (g *gateway) stop(ctx context.Context) error {
 	timer := time.AfterFunc(stopTimeout, func() { g.process.Process.Kill() })
 	defer timer.Stop()
 	errs = append(errs, g.process.Wait())
+	errs = append(errs, g.razeWalls(ctx))
 	if out, err := exec.CommandContext(ctx, "docker", "network", "rm", g.network).CombinedOutput(); err != nil {
 		errs = append(errs, fmt.Errorf("remove network %s: %s", g.network, out))
 	}
@@ -115,6 +116,17 @@ func (g *gateway) stop(ctx context.Context) error {
 
 // processes is the gateway itself.
 func (g *gateway) processes() []int { return []int{g.process.Process.Pid} }
+
+// razeWalls takes the rules of the installation down. Who may not has made none
+// but by a helper; those stay until make clean.
+func (g *gateway) razeWalls(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "docker", "network", "inspect", "--format", `{{index .Labels "dev.kiln.owner"}}`, g.network).Output()
+	owner := strings.TrimSpace(string(out))
+	if err != nil || owner == "" || os.Geteuid() != 0 {
+		return err
+	}
+	return exec.CommandContext(ctx, g.process.Path, "rules", "raze", owner).Run()
+}
 
 // rss is the gateway's resident memory.
 func (g *gateway) rss() (orchestrator.Bytes, error) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/orchestrator/nft"
 )
 
 // Time that the outside gets. A first build fetches packages; the rest is for a
@@ -187,7 +188,9 @@ func (g *gateway) destroy() error {
 		return errors.Join(errs...) // no network: it never got as far as making anything
 	}
 	filter := "label=dev.kiln.owner=" + owner
+	errs = append(errs, razeWalls(owner, filter))
 	for _, kind := range []struct{ list, remove []string }{
+		{[]string{"images", "-q", "--filter", filter, "kiln-rules"}, []string{"rmi", "-f"}},
 		{[]string{"ps", "-aq", "--filter", filter}, []string{"rm", "-f", "-v"}},
 		{[]string{"images", "-q", "--filter", filter, "--filter", "label=dev.kiln.kind=image"}, []string{"rmi", "-f"}},
 		{[]string{"images", "-q", "--filter", filter, "--filter", "label=dev.kiln.kind=cell"}, []string{"rmi", "-f"}},
@@ -200,6 +203,22 @@ func (g *gateway) destroy() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// razeWalls takes the rules of an installation down, the way they were put up.
+func razeWalls(owner, filter string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	err := nft.Firewall{}.Raze(ctx, owner)
+	if err == nil {
+		return nil
+	}
+	image, listErr := dockerOutput("images", "-q", "--filter", filter, "kiln-rules")
+	if listErr != nil || image == "" {
+		return listErr // neither this process nor the gateway may make rules, so there are none
+	}
+	_, err = dockerOutput("run", "--rm", "--network", "host", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--user", "0", image, "rules", "raze", owner)
+	return err
 }
 
 // dockerOutput runs the docker client and returns what it prints.
