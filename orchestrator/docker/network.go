@@ -51,12 +51,14 @@ func (c *Client) EnsureNetwork(ctx context.Context, config orchestrator.NetworkC
 			return orchestrator.Network{}, err
 		}
 	}
-	_, err = c.api.NetworkCreate(callCtx, config.Name, createOptions(config))
+	createCtx, stop := context.WithTimeout(ctx, startTimeout) // it makes an interface and rules, as a start does
+	defer stop()
+	_, err = c.api.NetworkCreate(createCtx, config.Name, createOptions(config))
 	if err = translate(ctx, what, err); err != nil && !errors.Is(err, orchestrator.ErrConflict) {
 		return orchestrator.Network{}, err
 	}
 	// A conflict says that somebody else made it meanwhile.
-	details, err = c.api.NetworkInspect(callCtx, config.Name, network.InspectOptions{})
+	details, err = c.api.NetworkInspect(createCtx, config.Name, network.InspectOptions{})
 	return networkOf(details), translate(ctx, what, err)
 }
 
