@@ -23,7 +23,7 @@ DATA = (pathlib.Path(__file__).parent / "data.txt").read_text().strip()
 def handle(request):
     if request.method == "POST":
         print("call=" + request.headers["x-call"] + ";", flush=True)
-        time.sleep(0.03)
+        time.sleep(0.1)
     time.sleep(%g)
     return "code=%d data=" + DATA + "\n"
 `
@@ -40,11 +40,12 @@ type spec struct {
 // steady is a function with more instances than one, so that one can die.
 var steady = spec{min: 2, max: 3, concurrency: 8, seconds: 0.003, timeout: "5s"}
 
-// sleepy is a function that goes to sleep between its calls.
-var sleepy = spec{min: 0, max: 2, concurrency: 8, seconds: 0.003, timeout: "10s", more: ", freeze_after: 500ms, keep_alive: 2s"}
+// sleepy is a function that goes to sleep between its calls. A start may take long
+// on a machine that is busy otherwise.
+var sleepy = spec{min: 0, max: 2, concurrency: 8, seconds: 0.003, timeout: "1m", more: ", freeze_after: 500ms, keep_alive: 2s"}
 
 // changing is a function that is deployed all the time.
-var changing = spec{min: 0, max: 2, concurrency: 8, seconds: 0.003, timeout: "10s", more: ", keep_alive: 2s"}
+var changing = spec{min: 0, max: 2, concurrency: 8, seconds: 0.003, timeout: "1m", more: ", keep_alive: 2s"}
 
 func (s spec) yaml() []byte {
 	return fmt.Appendf(nil, "template: python\nresources: {memory: 64MiB}\nconcurrency: %d\ntimeout: %s\nscale: {min: %d, max: %d%s}\n",

@@ -22,7 +22,7 @@ import (
 const (
 	// callTimeout is more than a function's own: an answer that never comes is
 	// told from one that is late.
-	callTimeout = 20 * time.Second
+	callTimeout = 90 * time.Second
 	// maxAnswer bounds what is read of an answer.
 	maxAnswer = 4 << 20
 )

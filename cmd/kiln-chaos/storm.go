@@ -29,7 +29,7 @@ func (w *world) callers() []caller {
 	callers := []caller{{sleepyName, http.MethodGet, 900 * time.Millisecond}}
 	for _, name := range w.steady {
 		for range 2 {
-			callers = append(callers, caller{name, http.MethodGet, pace}, caller{name, http.MethodPost, pace})
+			callers = append(callers, caller{name, http.MethodGet, pace}, caller{name, http.MethodPost, pace}, caller{name, http.MethodPost, pace})
 		}
 	}
 	return callers
