@@ -15,7 +15,7 @@ type Scope string
 // The scopes. Admin has all the others, and deploy has read: who changes a
 // function looks at what came of it.
 const (
-	ScopeAdmin  Scope = "admin"  // everything, tokens and secrets included
+	ScopeAdmin  Scope = "admin"  // everything, tokens included
 	ScopeDeploy Scope = "deploy" // deploy, change, roll back and remove functions
 	ScopeInvoke Scope = "invoke" // call functions that want a token
 	ScopeRead   Scope = "read"   // look at functions, logs and figures

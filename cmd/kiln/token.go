@@ -21,7 +21,7 @@ func (t *tool) tokenCommand() *cobra.Command {
   read     look at functions, their logs and the metrics
   deploy   deploy, change, roll back and remove functions; and read
   invoke   call functions whose access is "token"
-  admin    everything, tokens and secrets included`,
+  admin    everything, tokens included`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
