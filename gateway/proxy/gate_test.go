@@ -3,6 +3,8 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -101,6 +103,23 @@ func TestAccess(t *testing.T) {
 					t.Errorf("%q to %s: the function got %s", access, test.who, body)
 				}
 			}
+		}
+	})
+}
+
+// A token that a client sends after the body goes to no function either.
+func TestNoTokenInTrailers(t *testing.T) {
+	everyClient(t, func(t *testing.T, way, protocol string) {
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			json.NewEncoder(w).Encode(r.Trailer)
+		})
+		g := newRig(t, way, nil, in.addr)
+		req := newRequest(t, "POST", g.url("/"), struct{ io.Reader }{strings.NewReader("hello")})
+		req.Trailer = http.Header{"Sum": {"abc"}, "Who": {"Bearer " + auth.Prefix + "of-whomever"}}
+		_, body := do(t, g.client(protocol), req)
+		if got, want := strings.TrimSpace(string(body)), `{"Sum":["abc"],"Who":null}`; got != want { // announced, and not sent
+			t.Errorf("the function got the trailers %s, want %s", got, want)
 		}
 	})
 }
