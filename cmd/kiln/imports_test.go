@@ -30,6 +30,7 @@ var rooms = map[string][]string{
 	"orchestrator/jetstream":   {"orchestrator"},
 	"orchestrator/enginetest":  {"orchestrator", "orchestrator/enginetest/probe"},
 	"orchestrator/storetest":   {"orchestrator"},
+	"orchestrator/queuetest":   {"orchestrator"},
 	"orchestrator/scale":       {"orchestrator"},
 	"orchestrator/capacity":    {"orchestrator", "orchestrator/scale"},
 	"orchestrator/pool":        {"orchestrator", "orchestrator/scale", "orchestrator/capacity"},

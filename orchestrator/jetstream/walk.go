@@ -26,7 +26,12 @@ const (
 // empty is no proof of the end (the library also gives one up after a second of
 // silence); that nothing is pending is.
 func walk(ctx context.Context, stream jetstream.Stream, filter string, f func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
-	ctx, cancel := context.WithTimeout(ctx, walkTimeout)
+	return walkBy(ctx, stream, filter, walkBatch, walkTimeout, f)
+}
+
+// walkBy is walk with a batch, for messages that are large, and a time.
+func walkBy(ctx context.Context, stream jetstream.Stream, filter string, size int, timeout time.Duration, f func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubject:     filter,
@@ -45,7 +50,7 @@ func walk(ctx context.Context, stream jetstream.Stream, filter string, f func(je
 		_ = stream.DeleteConsumer(ctx, consumer.CachedInfo().Name)
 	}()
 	for pending := consumer.CachedInfo().NumPending; pending > 0; {
-		batch, err := consumer.FetchNoWait(int(min(pending, walkBatch)))
+		batch, err := consumer.FetchNoWait(int(min(pending, uint64(size))))
 		if err != nil {
 			return fmt.Errorf("read the stream: %w", err)
 		}
