@@ -74,6 +74,7 @@ func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Re
 		spec := r.Spec.Clone()
 		spec.Scale = f.Spec.Scale
 		spec.Access, spec.Rate, spec.CORS = f.Spec.Access, f.Spec.Rate, f.Spec.CORS
+		spec.Async = spec.Async.Completed()
 		if err := s.goLive(ctx, &f, &r, spec, progress); err != nil {
 			return result{err: err}
 		}

@@ -57,6 +57,7 @@ func (s Spec) Clone() Spec {
 	s.Env = maps.Clone(s.Env)
 	s.Secrets = slices.Clone(s.Secrets)
 	s.CORS = s.CORS.clone()
+	s.Async.RetryOn = slices.Clone(s.Async.RetryOn)
 	s.Build.Packages = slices.Clone(s.Build.Packages)
 	s.Build.Args = maps.Clone(s.Build.Args)
 	return s

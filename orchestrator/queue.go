@@ -92,7 +92,9 @@ type Invocation struct {
 	Hops           int    `json:"hops,omitempty"`            // how many parents there are
 
 	CreatedAt time.Time `json:"created_at"`
-	NextAt    time.Time `json:"next_at,omitzero"` // waiting: not tried before
+	NotBefore time.Time `json:"not_before,omitzero"` // when its caller wanted it to be made
+	RevivedAt time.Time `json:"revived_at,omitzero"` // when somebody had it tried again; its age counts from here
+	NextAt    time.Time `json:"next_at,omitzero"`    // waiting: not tried before
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 
 	Tries    int       `json:"tries"`              // attempts that count for the retry policy

@@ -71,6 +71,7 @@ func (s *Service) Open(ctx context.Context) error {
 	s.needed = map[string]int{}
 	live := make(map[string]Revision, len(functions))
 	for _, f := range functions {
+		f.Spec.Async = f.Spec.Async.Completed()
 		s.functions[f.Name] = f
 	}
 	for _, r := range revisions {

@@ -30,6 +30,7 @@ type Spec struct {
 	Scale       Scale     `json:"scale" yaml:"scale"`
 	// Network is whom its instances may talk to.
 	Network NetworkMode `json:"network,omitempty" yaml:"network,omitempty"`
+	Async   Async       `json:"async" yaml:"async"`
 	Build   Build       `json:"build,omitzero" yaml:"build,omitempty"`
 }
 
@@ -46,6 +47,30 @@ type Scale struct {
 	Max         int      `json:"max" yaml:"max"`                   // instances at most
 	FreezeAfter Duration `json:"freeze_after" yaml:"freeze_after"` // idle time before an instance is frozen; 0 = never
 	KeepAlive   Duration `json:"keep_alive" yaml:"keep_alive"`     // idle time before an instance is removed
+}
+
+// Async says how asynchronous calls of a function are tried, and where their
+// results go.
+type Async struct {
+	Attempts   int      `json:"attempts" yaml:"attempts"`       // at most
+	Backoff    Duration `json:"backoff" yaml:"backoff"`         // pause after the first failure; each further one doubles it
+	BackoffMax Duration `json:"backoff_max" yaml:"backoff_max"` // longest pause
+	MaxAge     Duration `json:"max_age" yaml:"max_age"`         // no attempt begins later than this after the call
+	// RetryOn are the statuses that are tried again: "503", "5xx"; empty = 408,
+	// 425 and 5xx, "none" = none.
+	RetryOn   []string `json:"retry_on,omitempty" yaml:"retry_on,omitempty"`
+	OnSuccess string   `json:"on_success,omitempty" yaml:"on_success,omitempty"` // destination: "function:NAME", "nats:SUBJECT" or a URL
+	OnFailure string   `json:"on_failure,omitempty" yaml:"on_failure,omitempty"` // the same for calls that failed for good
+}
+
+// Completed returns the settings with defaults for what says nothing: those of
+// functions that were deployed before there were asynchronous calls.
+func (a Async) Completed() Async {
+	d := DefaultSpec().Async
+	if a.Attempts == 0 {
+		a.Attempts, a.Backoff, a.BackoffMax, a.MaxAge = d.Attempts, d.Backoff, d.BackoffMax, d.MaxAge
+	}
+	return a
 }
 
 // Build are the options that become part of the image.
@@ -66,6 +91,10 @@ const (
 	DefaultMax         = 10
 	DefaultFreezeAfter = 5 * time.Second // 50 ms, as Fn has it, halves throughput
 	DefaultKeepAlive   = 10 * time.Minute
+	DefaultAttempts    = 5
+	DefaultBackoff     = time.Second     // with DefaultAttempts, calls outlast a restart of what they need
+	DefaultBackoffMax  = 5 * time.Minute // soon enough to be noticed once the cause is gone
+	DefaultMaxAge      = 6 * time.Hour
 )
 
 // DefaultSpec returns the settings a function has when nothing says otherwise.
@@ -81,6 +110,12 @@ func DefaultSpec() Spec {
 			Max:         DefaultMax,
 			FreezeAfter: Duration(DefaultFreezeAfter),
 			KeepAlive:   Duration(DefaultKeepAlive),
+		},
+		Async: Async{
+			Attempts:   DefaultAttempts,
+			Backoff:    Duration(DefaultBackoff),
+			BackoffMax: Duration(DefaultBackoffMax),
+			MaxAge:     Duration(DefaultMaxAge),
 		},
 	}
 }

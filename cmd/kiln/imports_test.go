@@ -38,11 +38,12 @@ var rooms = map[string][]string{
 	"orchestrator/cell":        {"orchestrator", "orchestrator/pool", "orchestrator/launch", "orchestrator/capacity"},
 	"orchestrator/route":       {"orchestrator", "orchestrator/pool", "orchestrator/scale", "orchestrator/capacity"},
 	"orchestrator/reconcile":   {"orchestrator"},
+	"orchestrator/events":      {"orchestrator"},
 	"templates":                {"orchestrator"},
 	"templates/":               {"templates/shared/host"}, // what runs inside containers
 	"docs":                     {},
 	"gateway/api":              {"orchestrator"},
-	"gateway/":                 {"gateway/", "orchestrator", "orchestrator/pool", "orchestrator/route", "orchestrator/manifest", "orchestrator/intake", "orchestrator/archive", "docs"},
+	"gateway/":                 {"gateway/", "orchestrator", "orchestrator/pool", "orchestrator/route", "orchestrator/manifest", "orchestrator/intake", "orchestrator/archive", "orchestrator/events", "docs"},
 	"cmd/":                     {"cmd/", "gateway/", "orchestrator", "orchestrator/", "templates"},
 }
 

@@ -28,6 +28,10 @@ const (
 	maxInstances   = 1_000
 	minKeepAlive   = orchestrator.Duration(time.Millisecond)
 	maxIdle        = orchestrator.Duration(30 * 24 * time.Hour)
+	maxAttempts    = 100
+	maxBackoff     = orchestrator.Duration(24 * time.Hour)
+	minMaxAge      = orchestrator.Duration(time.Second)
+	maxRetryOn     = 32
 	maxHandler     = 1024
 	// maxEnv and maxEnvBytes keep an environment far below what the kernel
 	// takes (128 KiB for one variable, 2 MiB for all).

@@ -54,6 +54,14 @@ scale:
   freeze_after: 0
   keep_alive: 5m
 network: services
+async:
+  attempts: 3
+  backoff: 2s
+  backoff_max: 60s
+  max_age: 1h
+  retry_on: [5xx, "409"]
+  on_success: function:next
+  on_failure: https://example.com/failed
 build:
   packages:
     - libpq5
@@ -84,7 +92,11 @@ func completeSpec() orchestrator.Spec {
 		Concurrency: 8,
 		Scale:       orchestrator.Scale{Min: 1, Max: 20, KeepAlive: orchestrator.Duration(5 * time.Minute)},
 		Network:     orchestrator.NetworkServices,
-		Build:       orchestrator.Build{Packages: []string{"libpq5", "g++"}, Args: map[string]string{"TAG": "v1", "LEVEL": "3"}, Test: true},
+		Async: orchestrator.Async{
+			Attempts: 3, Backoff: orchestrator.Duration(2 * time.Second), BackoffMax: orchestrator.Duration(time.Minute), MaxAge: orchestrator.Duration(time.Hour),
+			RetryOn: []string{"5xx", "409"}, OnSuccess: "function:next", OnFailure: "https://example.com/failed",
+		},
+		Build: orchestrator.Build{Packages: []string{"libpq5", "g++"}, Args: map[string]string{"TAG": "v1", "LEVEL": "3"}, Test: true},
 	}
 }
 
@@ -95,6 +107,7 @@ func TestApplyComplete(t *testing.T) {
 		"access":"token","rate":{"per_second":2.5,"burst":5},
 		"cors":{"origins":["https://app.example","http://localhost:3000"],"methods":["PUT"],"headers":["X-Test"],"expose":["X-Count"],"credentials":true,"max_age":"10m"},
 		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},"network":"services",
+		"async":{"attempts":3,"backoff":"2s","backoff_max":"1m","max_age":"1h","retry_on":["5xx","409"],"on_success":"function:next","on_failure":"https://example.com/failed"},
 		"build":{"packages":["libpq5","g++"],"args":{"TAG":"v1","LEVEL":3},"test":true}}`
 	for name, text := range map[string]string{
 		"yaml":           complete,
@@ -474,5 +487,24 @@ func TestDefaults(t *testing.T) {
 	want.Concurrency, want.Resources.Memory = 64, orchestrator.GiB
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+}
+
+func TestAsyncSettings(t *testing.T) {
+	base := completeSpec()
+	for document, ok := range map[string]bool{
+		`async: {attempts: 1}`: true, `async: {attempts: 0}`: false, `async: {attempts: 101}`: false,
+		`async: {retry_on: ["503", "4xx"]}`: true, `async: {retry_on: ["200"]}`: false, `async: {retry_on: [none]}`: true,
+		`async: {retry_on: [503]}`: false, `async: {retry_on: ["5xx", "5xx"]}`: false,
+		`async: {on_success: "function:a"}`: true, `async: {on_success: "function:A"}`: false, `async: {on_success: "a"}`: false,
+		`async: {on_success: "nats:orders.done"}`: true, `async: {on_success: "nats:orders.>"}`: false, `async: {on_success: "nats:$JS.API"}`: false,
+		`async: {on_success: "nats:kiln.journal"}`: false, `async: {on_success: "nats:"}`: false,
+		`async: {on_failure: "https://example.com/x?y=1"}`: true, `async: {on_failure: "https://u:p@example.com"}`: false,
+		`async: {on_failure: "ftp://example.com"}`: false, `async: {on_failure: ""}`: true,
+		`async: {max_age: 1ms}`: false, `async: {backoff: 0s}`: true, `async: {backoff: 48h}`: false,
+	} {
+		if _, err := manifest.Apply(base, manifest.Document{Name: "function.yaml", Data: []byte(document)}); (err == nil) != ok {
+			t.Errorf("%s: %v", document, err)
+		}
 	}
 }

@@ -598,3 +598,33 @@ func TestWaiterGetsAnotherAtOnceWhenOneIsUnreachable(t *testing.T) {
 		}
 	})
 }
+
+// TestBacklogBringsInstances: calls that wait outside of the pool have instances
+// started for them while some of them are made, and no more once they are gone.
+func TestBacklogBringsInstances(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, newLauncher(t), release(2))
+		if got := h.Slots(); got != 2 {
+			t.Errorf("%d slots without an instance, want those of one", got)
+		}
+		h.call(time.Second) // one at a time never needs a second instance
+		h.Backlog(100)      // of a second each: ten at a time make them in ten seconds
+		for range 10 {
+			h.call(time.Second)
+		}
+		if got := h.Status().Ready; got < 3 {
+			t.Errorf("%d instances are ready for a backlog of 100 s", got)
+		}
+		if got := h.Slots(); got != 2*h.Status().Ready {
+			t.Errorf("%d slots with %d instances", got, h.Status().Ready)
+		}
+		h.Backlog(0)
+		launched, _ := h.count()
+		for range 10 {
+			h.call(time.Second)
+		}
+		if again, _ := h.count(); again > launched {
+			t.Errorf("%d instances were started after the backlog was gone", again-launched)
+		}
+	})
+}

@@ -93,6 +93,7 @@ type Pool struct {
 	idle    scale.Histogram
 	planned instant // idle period (load.idleSince) for which a prewarm was made
 	calls   int64   // since there are instances
+	backlog int     // asynchronous calls that are due and wait elsewhere
 	stats   Stats
 	crash   crash
 	early   []string // ids that died while something was starting

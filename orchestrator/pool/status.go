@@ -135,3 +135,20 @@ func (p *Pool) Inherit(from *Pool) {
 		p.load.idleSince = since + epoch.Sub(p.epoch)
 	}
 }
+
+// Slots returns how many requests the ready instances can have at one time; at
+// least those of one instance, which is started when one comes.
+func (p *Pool) Slots() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.concurrency * max(1, len(p.ready))
+}
+
+// Backlog tells how many asynchronous calls are due and wait outside of the
+// pool: instances are started for them as for requests, once a second, and not
+// beyond what empties the backlog soon enough.
+func (p *Pool) Backlog(calls int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.backlog = calls
+}

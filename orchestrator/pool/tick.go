@@ -43,7 +43,7 @@ func (p *Pool) endDrains(now instant) {
 
 // resize follows the windowed decision.
 func (p *Pool) resize(now instant) {
-	p.window.Add(p.load.average(now))
+	p.window.Add(p.load.average(now) + scale.Backlog(p.backlog, p.service.Value()))
 	bounds := p.release.Spec.Scale
 	starting := p.demand().Starting
 	want, mode := scale.Decide(now, p.mode, scale.Fleet{

@@ -408,6 +408,22 @@ func (t *Table) Status(name string) (orchestrator.FunctionStatus, bool) {
 	return s, true
 }
 
+// Slots returns how many requests the ready instances of a function can have at
+// one time, at least those of one instance; 1 for an unknown function.
+func (t *Table) Slots(name string) int {
+	if r := t.Lookup(name); r != nil {
+		return r.Pool.Slots()
+	}
+	return 1
+}
+
+// Backlog tells how many asynchronous calls of a function are due and wait.
+func (t *Table) Backlog(name string, calls int) {
+	if r := t.Lookup(name); r != nil {
+		r.Pool.Backlog(calls)
+	}
+}
+
 // Close ends the table and leaves the instances running for the next gateway to
 // adopt. It waits for requests in flight until ctx ends.
 func (t *Table) Close(ctx context.Context) error {

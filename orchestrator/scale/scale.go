@@ -62,6 +62,19 @@ func Burst(d Demand) int {
 	return max(0, int(math.Ceil(waiting/(slots*rounds)))-max(0, d.Starting))
 }
 
+// drainWithin is how soon a backlog of asynchronous calls is to be made: long
+// enough for instances to be worth starting, and nobody waits for the answers.
+const drainWithin = 10 * time.Second
+
+// Backlog returns the concurrency that makes calls of the usual service time
+// within drainWithin; with that unknown it asks for nothing.
+func Backlog(calls int, service time.Duration) float64 {
+	if calls <= 0 || service <= 0 {
+		return 0
+	}
+	return float64(calls) * float64(service) / float64(drainWithin)
+}
+
 // QueueLimit returns how many requests may wait: 10*C*max(1, R+S).
 func QueueLimit(d Demand) int {
 	return queuePerSlot * max(1, d.Concurrency) * max(1, d.Ready+d.Starting)

@@ -168,3 +168,22 @@ func TestWorth(t *testing.T) {
 		t.Errorf("of nothing: %v", w)
 	}
 }
+
+func TestBacklog(t *testing.T) {
+	for _, test := range []struct {
+		calls   int
+		service time.Duration
+		want    float64
+	}{
+		{0, time.Second, 0},
+		{1000, 0, 0},
+		{1000, 100 * time.Millisecond, 10},
+		{100_000, 300 * time.Microsecond, 3},
+		{10, time.Second, 1},
+		{-1, time.Second, 0},
+	} {
+		if got := scale.Backlog(test.calls, test.service); got != test.want {
+			t.Errorf("Backlog(%d, %v) = %v, want %v", test.calls, test.service, got, test.want)
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package events
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+const (
+	// maxDelay bounds how far ahead a call may be scheduled.
+	maxDelay = 366 * 24 * time.Hour
+	// maxKey bounds an ordering or idempotency key, in bytes.
+	maxKey = 256
+)
+
+// Request is a call to be made later.
+type Request struct {
+	Function       string
+	Path           string // below the function, with the query
+	Header         http.Header
+	Body           []byte // the queue's from now on
+	NotBefore      time.Time
+	OrderingKey    string
+	IdempotencyKey string
+	CallbackURL    string
+}
+
+// Enqueue stores a call and returns its invocation once that is on disk; found
+// says that the same call (same function and idempotency key) is there already,
+// and then its invocation is returned. An idempotency key is remembered as long
+// as its invocation is.
+//
+// Errors: ErrNotFound for an unknown function, ErrInvalid, ErrTooLarge,
+// ErrExhausted when the queue is full, and the journal's.
+func (q *Queue) Enqueue(ctx context.Context, request Request) (_ orchestrator.Invocation, found bool, err error) {
+	if _, err := q.cfg.Functions.Function(ctx, request.Function); err != nil {
+		return orchestrator.Invocation{}, false, err
+	}
+	inv, err := request.invocation(time.Now())
+	if err != nil {
+		return orchestrator.Invocation{}, false, err
+	}
+	q.mu.Lock()
+	if request.IdempotencyKey != "" {
+		if known := q.byKey[idempotencyKey{inv.Function, request.IdempotencyKey}]; known != nil {
+			q.mu.Unlock()
+			return q.known(ctx, known)
+		}
+	}
+	l := q.lane(laneName{function: inv.Function})
+	if err := q.full(l, inv.Size); err != nil {
+		q.mu.Unlock()
+		return orchestrator.Invocation{}, false, err
+	}
+	r := q.admit(l, inv)
+	q.mu.Unlock()
+
+	refs, err := q.append(ctx, entry{kind: entryCall, invocation: inv, body: request.Body})
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err != nil {
+		r.failed = err
+		q.forget(r)
+		l.bytes, q.bytes = l.bytes-inv.Size, q.bytes-inv.Size
+		close(r.stored)
+		return orchestrator.Invocation{}, false, err
+	}
+	q.arrived(r, refs[0])
+	return inv, false, nil
+}
+
+// invocation checks a request and makes its invocation.
+func (r Request) invocation(now time.Time) (orchestrator.Invocation, error) {
+	refused := func(code, format string, args ...any) error {
+		return orchestrator.Errorf(orchestrator.ErrInvalid, code, format, args...)
+	}
+	switch {
+	case len(r.Body) > MaxCall:
+		return orchestrator.Invocation{}, orchestrator.Errorf(orchestrator.ErrTooLarge, "request-too-large",
+			"the body of an asynchronous call is over %s", orchestrator.Bytes(MaxCall)).WithHint("store the data elsewhere and send where it is, or call the function synchronously")
+	case len(r.OrderingKey) > maxKey || len(r.IdempotencyKey) > maxKey:
+		return orchestrator.Invocation{}, refused("key-invalid", "a key has more than %d characters", maxKey)
+	case r.NotBefore.Sub(now) > maxDelay:
+		return orchestrator.Invocation{}, refused("delay-invalid", "the call is to be made in more than %s", orchestrator.Duration(maxDelay))
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return orchestrator.Invocation{}, err
+	}
+	inv := orchestrator.Invocation{
+		ID: id.String(), Function: r.Function, Status: orchestrator.InvocationWaiting,
+		Path: r.Path, Header: r.Header, Size: int64(len(r.Body)),
+		OrderingKey: r.OrderingKey, IdempotencyKey: r.IdempotencyKey, CallbackURL: r.CallbackURL,
+		CreatedAt: now.UTC().Round(0),
+	}
+	if r.NotBefore.After(now) {
+		inv.NotBefore = r.NotBefore.UTC().Round(0)
+		inv.NextAt = inv.NotBefore
+	}
+	return inv, nil
+}
+
+// full says why no more calls of a lane can be queued; mu is held.
+func (q *Queue) full(l *lane, size int64) error {
+	if q.closed {
+		return orchestrator.Errorf(orchestrator.ErrUnavailable, "stopping", "the gateway is stopping").WithHint("try again in a moment")
+	}
+	const hint = "try again later; raise scale.max or concurrency if this is the usual load, or async_depth of the gateway"
+	if l.storing+l.waiting+l.running >= q.cfg.Depth {
+		return orchestrator.Errorf(orchestrator.ErrExhausted, "queue-full", "%d calls of %s are waiting, which is the limit", q.cfg.Depth, l.name.function).WithHint(hint)
+	}
+	if q.bytes+size > q.cfg.Bytes {
+		return orchestrator.Errorf(orchestrator.ErrExhausted, "queue-full", "the calls that wait have %d MiB, which is the limit", q.cfg.Bytes>>20).WithHint(hint)
+	}
+	return nil
+}
+
+// admit makes the record of an invocation that is about to be stored; mu is held.
+func (q *Queue) admit(l *lane, inv orchestrator.Invocation) *record {
+	q.order++
+	r := &record{
+		id: inv.ID, lane: l, status: inv.Status, inv: &inv, created: inv.CreatedAt,
+		key: inv.OrderingKey, idem: inv.IdempotencyKey, order: q.order, index: -1, stored: make(chan struct{}), writing: true,
+	}
+	q.records[r.id] = r
+	if r.idem != "" {
+		q.byKey[idempotencyKey{l.name.function, r.idem}] = r
+	}
+	l.storing++
+	l.bytes, q.bytes = l.bytes+inv.Size, q.bytes+inv.Size
+	return r
+}
+
+// arrived takes a stored invocation into its lane; mu is held.
+func (q *Queue) arrived(r *record, at ref) {
+	r.call, r.last = at, at
+	q.commits.need(at) // once for each of the two
+	r.lane.storing--
+	r.lane.counts.Queued++
+	q.disown(r)
+	r.lane.push(r, false)
+	close(r.stored)
+	q.attend(r.lane)
+}
+
+// forget drops an invocation from memory; mu is held.
+func (q *Queue) forget(r *record) {
+	r.dropped = true
+	delete(q.records, r.id)
+	if key := (idempotencyKey{r.lane.name.function, r.idem}); r.idem != "" && q.byKey[key] == r {
+		delete(q.byKey, key)
+	}
+	if r.last.none() {
+		r.lane.storing-- // it was never stored
+		q.disown(r)
+	}
+	q.commits.release(r.call)
+	q.commits.release(r.last)
+	r.call, r.last = ref{}, ref{}
+}
+
+// known returns the invocation of a call that was made before.
+func (q *Queue) known(ctx context.Context, r *record) (orchestrator.Invocation, bool, error) {
+	select {
+	case <-r.stored:
+	case <-ctx.Done():
+		return orchestrator.Invocation{}, false, orchestrator.Errorf(orchestrator.ErrDeadline, "store-deadline", "%w", context.Cause(ctx))
+	}
+	q.mu.Lock()
+	failed := r.failed
+	q.mu.Unlock()
+	if failed != nil {
+		return orchestrator.Invocation{}, false, failed
+	}
+	inv, _, err := q.Invocation(ctx, r.id)
+	return inv, true, err
+}
