@@ -11,6 +11,7 @@ import (
 	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/events"
 	"github.com/kilnfaas/kiln/orchestrator/storetest"
 )
 
@@ -35,7 +36,7 @@ func (f *fixture) bearer(t *testing.T, token orchestrator.Token) string {
 }
 
 // open are the routes that anybody may ask.
-var open = []string{"GET /healthz", "GET /readyz", "GET /openapi.yaml"}
+var open = []string{"GET /healthz", "GET /readyz", "GET /openapi.yaml", "POST /async/{name}", "POST /async/{name}/{path}"}
 
 // allowed tells the scopes, besides admin, that each route answers to. A route
 // that is not here is for administrators.
@@ -44,6 +45,10 @@ func allowed(method, path string) []orchestrator.Scope {
 	switch {
 	case path == "/v1/version", strings.HasPrefix(path, "/v1/templates"):
 		return []orchestrator.Scope{deploy, invoke, read}
+	case strings.HasPrefix(path, "/v1/invocations") && method == "GET":
+		return []orchestrator.Scope{deploy, invoke, read}
+	case strings.HasPrefix(path, "/v1/invocations"), strings.HasSuffix(path, "/dead-letters/replay"):
+		return []orchestrator.Scope{invoke}
 	case path == "/upload", strings.HasPrefix(path, "/v1/functions") && method != "GET":
 		return []orchestrator.Scope{deploy}
 	case strings.HasPrefix(path, "/v1/functions"), path == "/metrics":
@@ -192,5 +197,46 @@ func TestTokenTooFast(t *testing.T) {
 	got := f.call(t, "GET", "/v1/functions", "", "Authorization", token)
 	if got.status != http.StatusTooManyRequests || got.problem(t).Code != "token-rate" || got.header.Get("Retry-After") != "10" {
 		t.Errorf("beyond it = %d %s, Retry-After %q; want 429 token-rate and 10", got.status, got.body, got.header.Get("Retry-After"))
+	}
+}
+
+// TestAsyncFollowsTheFunction: who may invoke a function may queue calls of it,
+// and only they, and holders of a token for it, may follow them.
+func TestAsyncFollowsTheFunction(t *testing.T) {
+	f := newAsync(t, events.Config{}, "a", "b")
+	f.Guard = openGuard(t, auth.Config{Store: storetest.NewFakeTokens()})
+	function := f.functions.functions["a"]
+	function.Spec.Access = orchestrator.AccessToken
+	f.functions.functions["a"] = function
+	invoke := f.bearer(t, orchestrator.Token{Name: "mine", Scopes: []orchestrator.Scope{orchestrator.ScopeInvoke}, Functions: []string{"a"}})
+	other := f.bearer(t, orchestrator.Token{Name: "other", Scopes: []orchestrator.Scope{orchestrator.ScopeInvoke, orchestrator.ScopeRead}, Functions: []string{"b"}})
+	if got := f.call(t, "POST", "/async/a", "x"); got.status != 401 {
+		t.Errorf("nobody: %d %s", got.status, got.body)
+	}
+	if got := f.call(t, "POST", "/async/b", "x"); got.status != 202 {
+		t.Errorf("nobody at a public function: %d %s", got.status, got.body)
+	}
+	if got := f.call(t, "POST", "/async/a", "x", "Authorization", other); got.status != 403 {
+		t.Errorf("a token for another function: %d %s", got.status, got.body)
+	}
+	inv := f.call(t, "POST", "/async/a", "x", "Authorization", invoke).invocation(t, 202)
+	path := "/v1/invocations/" + inv.ID
+	for header, want := range map[string]int{"": 401, other: 403, invoke: 200} {
+		if got := f.call(t, "GET", path+"?wait=10s", "", "Authorization", header); got.status != want {
+			t.Errorf("following with %.12q: %d, want %d", header, got.status, want)
+		}
+	}
+	for target, want := range map[string]int{"/v1/invocations": 403, "/v1/invocations?function=a": 200, "/v1/invocations?function=b": 403} {
+		if got := f.call(t, "GET", target, "", "Authorization", invoke); got.status != want {
+			t.Errorf("%s: %d, want %d", target, got.status, want)
+		}
+	}
+	if got := f.call(t, "POST", path+"/cancel", "", "Authorization", other); got.status != 403 {
+		t.Errorf("cancel with a token for another function: %d", got.status)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if kept := f.last.Invocation.Header.Get("Authorization"); kept != "" {
+		t.Errorf("the function got the token: %q", kept)
 	}
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway"
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/gateway/proxy"
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -256,6 +257,7 @@ func newPlatform(t *testing.T) *platform {
 	table.Open()
 	handler := &proxy.Handler{Routes: table, Fail: problem.Write}
 	server := gateway.New(service, intake.New(p.store, catalogue, badLimits(), p.temp), scaffolds{catalogue})
+	server.Guard = openGuard(t, auth.Config{Store: storetest.NewFakeTokens(), Insecure: true})
 	server.Invoke, server.Log, server.SpoolDir, server.MaxArchive = handler, logger, p.temp, badLimits().Compressed
 	p.serve(t, server, handler, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), badPatience)

@@ -15,10 +15,10 @@ import (
 // package manager's output of a second.
 const eventQueue = 1024
 
-// events is a deploy's NDJSON stream. A client that reads slowly never slows the
+// progressStream is a deploy's NDJSON stream. A client that reads slowly never slows the
 // deploy: events it is too slow for are left out, and a line says how many. One
 // goroutine, ended by last, writes.
-type events struct {
+type progressStream struct {
 	w       *answer
 	queue   chan api.Event
 	written chan struct{} // closed when the queue is written
@@ -29,19 +29,19 @@ type events struct {
 }
 
 // newEvents begins the answer.
-func newEvents(w *answer) *events {
+func newEvents(w *answer) *progressStream {
 	header := w.Header()
 	header.Set("Content-Type", api.MediaNDJSON)
 	header.Set("X-Accel-Buffering", "no") // nginx in front would hold lines back
 	w.WriteHeader(http.StatusOK)
 	w.FlushError() // a client that has left shows at the next line
-	e := &events{w: w, queue: make(chan api.Event, eventQueue), written: make(chan struct{})}
+	e := &progressStream{w: w, queue: make(chan api.Event, eventQueue), written: make(chan struct{})}
 	go e.write()
 	return e
 }
 
 // progress sends what a deploy tells. It does not wait.
-func (e *events) progress(event orchestrator.BuildEvent) {
+func (e *progressStream) progress(event orchestrator.BuildEvent) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -63,7 +63,7 @@ func (e *events) progress(event orchestrator.BuildEvent) {
 
 // last sends the event that ends the stream and waits until it is sent or the
 // client turns out to be gone.
-func (e *events) last(event api.Event) {
+func (e *progressStream) last(event api.Event) {
 	e.mu.Lock()
 	e.closed = true
 	close(e.queue)
@@ -74,7 +74,7 @@ func (e *events) last(event api.Event) {
 }
 
 // write sends the queue, flushing whenever it is empty.
-func (e *events) write() {
+func (e *progressStream) write() {
 	defer close(e.written)
 	var err error
 	for event := range e.queue {

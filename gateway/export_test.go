@@ -1,12 +1,15 @@
 package gateway
 
-import "io"
+import (
+	"io"
+	"strings"
+)
 
 // Table returns the rows of the API as method and path.
 func (s *Server) Table() [][2]string {
 	var rows [][2]string
 	for _, r := range s.table() {
-		rows = append(rows, [2]string{r.method, r.path})
+		rows = append(rows, [2]string{r.method, strings.ReplaceAll(r.path, rest, "{path}")})
 	}
 	return rows
 }

@@ -85,6 +85,7 @@ type Server struct {
 	// Inside says whether an address is an instance's: functions may invoke, and
 	// nothing else. nil = none is.
 	Inside func(addr netip.Addr) bool
+	Async  Async
 	// Invoke answers everything below /invoke/. It sees requests as they come.
 	Invoke  http.Handler
 	Checks  []Check

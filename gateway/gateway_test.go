@@ -40,6 +40,7 @@ func newFixture(t testing.TB, names ...string) *fixture {
 	t.Helper()
 	f := &fixture{functions: newFakeFunctions(names...), intake: &fakeIntake{}, log: &logBuffer{}}
 	f.Server = gateway.New(f.functions, f.intake, fakeTemplates{})
+	f.Async = noAsync{}
 	f.Log = slog.New(slog.NewTextHandler(f.log, nil))
 	f.SpoolDir = t.TempDir()
 	f.Guard = openGuard(t, auth.Config{Store: storetest.NewFakeTokens(), Insecure: true})

@@ -28,6 +28,7 @@ const (
 const (
 	admin    = orchestrator.ScopeAdmin
 	deployer = orchestrator.ScopeDeploy
+	invoker  = orchestrator.ScopeInvoke
 	reader   = orchestrator.ScopeRead
 )
 
@@ -52,6 +53,15 @@ func (s *Server) table() []route {
 		{"POST", "/v1/functions/{name}/rollback", deployer, s.rollback},
 		{"GET", "/v1/functions/{name}/logs", reader, s.logs},
 		{"GET", "/v1/functions/{name}/instances", reader, s.listInstances},
+		{"POST", "/async/{name}", needNothing, s.invokeAsync}, // as the data plane: the function says who may
+		{"POST", "/async/{name}/" + rest, needNothing, s.invokeAsync},
+		{"GET", "/v1/invocations", needToken, s.listInvocations}, // mayFollow has the rest
+		{"GET", "/v1/invocations/{id}", needToken, s.getInvocation},
+		{"POST", "/v1/invocations/{id}/retry", needToken, s.retryInvocation},
+		{"POST", "/v1/invocations/{id}/cancel", needToken, s.cancelInvocation},
+		{"GET", "/v1/functions/{name}/dead-letters", reader, s.listDeadLetters},
+		{"POST", "/v1/functions/{name}/dead-letters/replay", invoker, s.replayDeadLetters},
+		{"DELETE", "/v1/functions/{name}/dead-letters", deployer, s.dropDeadLetters},
 		{"GET", "/v1/templates", needToken, s.listTemplates},
 		{"GET", "/v1/templates/{name}", needToken, s.getTemplate},
 		{"GET", "/v1/templates/{name}/scaffold", needToken, s.scaffold},

@@ -19,6 +19,7 @@ const (
 	CodeRequestTooLarge  = "request-too-large"
 	CodeRequestTimeout   = "request-timeout"
 	CodeParameterInvalid = "parameter-invalid"
+	CodeHeaderInvalid    = "header-invalid"
 	CodeCrossOrigin      = "cross-origin"
 	CodeInside           = "called-from-inside"
 	CodeNotReady         = "not-ready"
@@ -97,4 +98,11 @@ func Inside() error {
 func RequestTimeout() error {
 	return WithStatus(http.StatusRequestTimeout,
 		orchestrator.Errorf(orchestrator.ErrDeadline, CodeRequestTimeout, "the request's body did not arrive in time"))
+}
+
+// Header is a header field with a wrong value: 400.
+func Header(name, value, want string) error {
+	return WithStatus(http.StatusBadRequest,
+		orchestrator.Errorf(orchestrator.ErrInvalid, CodeHeaderInvalid, "the header %s cannot be %.80q", name, value).
+			WithHint("%s", want))
 }

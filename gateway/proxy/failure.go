@@ -20,6 +20,7 @@ const (
 	CodeMalformed   = "function-answer-invalid"
 	CodeUnreachable = "function-unreachable"
 	CodeReplaced    = "function-replaced"
+	CodeStopped     = "call-stopped"
 )
 
 // Causes inside an invocation that are not shown as they are.
@@ -29,6 +30,7 @@ var (
 	errForeign    = errors.New("the pool's connections are not of this package: its NewConns is not proxy.NewConns")
 	errResend     = errors.New("nothing of the request was received")
 	errRepeat     = errors.New("the request may be sent again")
+	errCut        = errors.New("the answer broke off")
 )
 
 func errUnknown(name string) error {
@@ -76,6 +78,12 @@ func errUnreachable(cause error) error {
 func errReplaced() error {
 	return orchestrator.Errorf(orchestrator.ErrUnavailable, CodeReplaced, "the function was replaced again and again while the request waited").
 		WithHint("try again")
+}
+
+// errStopped is a call from within the process that was given up.
+func errStopped() error {
+	return orchestrator.Errorf(orchestrator.ErrUnavailable, CodeStopped, "the call was given up before its answer was there").
+		WithHint("try again in a moment")
 }
 
 // itsFault says whether that an instance was not reached is its own fault. All
