@@ -31,7 +31,11 @@ const pollInterval = 100 * time.Millisecond
 //	load NAME [CALLERS]     begin calling a function
 //	calm [ANSWER...]        stop once each answer has come; every call must have
 //	                        succeeded, and no other answer come
+//	flood NAME CALLS CALLERS
+//	                        begin to queue numbered calls, each until it is acknowledged
+//	flooded                 wait until all of them are
 //	wheel FILE              write a Python wheel with the module kilnwheel
+//	guide PAGE FILE         write all commands of a page of docs/ as one script
 //	readme LANGUAGE FILE    write the README's first example in a language
 //	owned N [LABEL=VALUE]   the gateway must come to have N containers
 //	leftovers               nothing that the gateway made may be left
@@ -44,8 +48,11 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"signal":     sendSignal,
 	"load":       beginLoad,
 	"calm":       endLoad,
+	"flood":      beginFlood,
+	"flooded":    endFlood,
 	"wheel":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeWheel(ts.MkAbs(args[0]))) },
 	"readme":     readmeExample,
+	"guide":      guideScript,
 	"owned":      owned,
 	"leftovers":  noLeftovers,
 }
@@ -55,6 +62,7 @@ type world struct {
 	bin     string
 	gateway *gateway // the script's own, or the shared one
 	own     bool
+	flood   *flood
 
 	mu   sync.Mutex
 	load *load // guarded by mu
@@ -205,6 +213,22 @@ func endLoad(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) > 0 && len(answers) != len(args) {
 		ts.Fatalf("answers %v, want only %q", answers, args)
 	}
+}
+
+// guideScript writes the commands that a page of the documentation shows.
+func guideScript(ts *testscript.TestScript, _ bool, args []string) {
+	page, err := os.ReadFile(filepath.Join(filepath.Dir(readmePath), "docs", args[0]))
+	ts.Check(err)
+	script := "set -ex\n"
+	for rest, found := string(page), true; ; {
+		var block string
+		if _, rest, found = strings.Cut(rest, "\n```sh\n"); !found {
+			break
+		}
+		block, rest, _ = strings.Cut(rest, "\n```")
+		script += block + "\n"
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(script), 0o644))
 }
 
 func readmeExample(ts *testscript.TestScript, _ bool, args []string) {

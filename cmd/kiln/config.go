@@ -15,36 +15,41 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/events"
 )
 
 // config is what `kiln serve` can be told, by flag, by environment (KILN_ and
 // the key in capitals) or by file, in this order of precedence.
 type config struct {
-	Listen         string
-	Data           string
-	NATS           string
-	DockerHost     string
-	Network        string
-	Isolation      string
-	Builder        string
-	Builds         int
-	BuildTimeout   time.Duration
-	ExtraCAFile    string
-	Freezer        string
-	CgroupRoot     string
-	Cells          int
-	CellsMax       int
-	Memory         orchestrator.Bytes
-	InsecureNoAuth bool
-	TLSListen      string
-	TLSCert        string
-	TLSKey         string
-	ACMEDomains    string
-	ACMEEmail      string
-	ACMEDirectory  string
-	ACMECAFile     string
-	LogLevel       slog.Level
-	LogFormat      string
+	Listen          string
+	Data            string
+	NATS            string
+	DockerHost      string
+	Network         string
+	Isolation       string
+	Builder         string
+	Builds          int
+	BuildTimeout    time.Duration
+	ExtraCAFile     string
+	Freezer         string
+	CgroupRoot      string
+	Cells           int
+	CellsMax        int
+	Memory          orchestrator.Bytes
+	InsecureNoAuth  bool
+	TLSListen       string
+	TLSCert         string
+	TLSKey          string
+	ACMEDomains     string
+	ACMEEmail       string
+	ACMEDirectory   string
+	ACMECAFile      string
+	AsyncShare      int
+	AsyncDepth      int
+	AsyncResults    time.Duration
+	CallbackPrivate string
+	LogLevel        slog.Level
+	LogFormat       string
 }
 
 // Values of config.Isolation.
@@ -56,17 +61,21 @@ const (
 
 func defaultConfig() config {
 	return config{
-		Listen:       "127.0.0.1:8080",
-		Data:         defaultData(),
-		Network:      "kiln",
-		Isolation:    isolationAuto,
-		Builder:      "auto",
-		Builds:       2,
-		BuildTimeout: 15 * time.Minute,
-		Freezer:      "auto",
-		Cells:        2,
-		CellsMax:     8,
-		LogFormat:    "text",
+		Listen:          "127.0.0.1:8080",
+		Data:            defaultData(),
+		Network:         "kiln",
+		Isolation:       isolationAuto,
+		Builder:         "auto",
+		Builds:          2,
+		BuildTimeout:    15 * time.Minute,
+		Freezer:         "auto",
+		Cells:           2,
+		CellsMax:        8,
+		LogFormat:       "text",
+		AsyncShare:      int(events.DefaultShare * 100),
+		AsyncDepth:      events.DefaultDepth,
+		AsyncResults:    events.DefaultResultTTL,
+		CallbackPrivate: "refuse",
 	}
 }
 
@@ -121,6 +130,10 @@ func settings() []setting {
 			c.Memory, err = orchestrator.ParseBytes(v)
 			return err
 		}, show: func(c config) string { return c.Memory.String() }},
+		number("async_share", "share of a function's slots that asynchronous calls use, in percent", 1, 100, func(c *config) *int { return &c.AsyncShare }),
+		number("async_depth", "asynchronous calls of one function that may wait", 1, maxAsyncDepth, func(c *config) *int { return &c.AsyncDepth }),
+		duration("async_results", "how long results of asynchronous calls are kept", func(c *config) *time.Duration { return &c.AsyncResults }),
+		choice("callback_private", "callbacks to this machine and private networks: refuse or allow", func(c *config) *string { return &c.CallbackPrivate }, "refuse", "allow"),
 		toggle("insecure_no_auth", "let everybody do everything, without tokens; on loopback only", func(c *config) *bool { return &c.InsecureNoAuth }),
 		text("tls_listen", "address to serve HTTPS on, beside listen; empty = none", func(c *config) *string { return &c.TLSListen }),
 		text("tls_cert", "PEM file of the certificate chain; read again when it changes", func(c *config) *string { return &c.TLSCert }),
@@ -193,6 +206,9 @@ func toggle(key, usage string, field func(*config) *bool) setting {
 		},
 		show: func(c config) string { return strconv.FormatBool(*field(&c)) }}
 }
+
+// maxAsyncDepth keeps what waits in memory below a gigabyte.
+const maxAsyncDepth = 1_000_000
 
 // maxConfigFile bounds what is read of a configuration file.
 const maxConfigFile = 64 << 10

@@ -26,6 +26,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/capacity"
 	"github.com/kilnfaas/kiln/orchestrator/cell"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/events"
 	"github.com/kilnfaas/kiln/orchestrator/fence"
 	"github.com/kilnfaas/kiln/orchestrator/freezer"
 	"github.com/kilnfaas/kiln/orchestrator/intake"
@@ -55,6 +56,7 @@ type daemon struct {
 	builder   orchestrator.RevisionBuilder
 	table     *route.Table
 	service   *orchestrator.Service
+	queue     *events.Queue
 	server    *gateway.Server
 	guard     *auth.Guard
 
@@ -79,7 +81,7 @@ func open(ctx context.Context, cfg config, logger *slog.Logger) (_ *daemon, err 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, step := range []func(context.Context) error{
-		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openService, d.openServer, d.openTLS,
+		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openService, d.openQueue, d.openServer, d.openTLS,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -328,6 +330,8 @@ func (d *daemon) openServer(ctx context.Context) error {
 	d.closers.add(log.Close)
 	d.server.Audit = log.Write
 	d.server.TokenRemoved = d.tokenRemoved
+	d.server.Async = d.queue
+	d.metrics.WatchQueue(d.queue.Stats)
 	d.server.Metrics = d.metrics
 	d.server.Version = thisBuild()
 	d.server.Log = d.logger

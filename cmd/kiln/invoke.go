@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/orchestrator"
 )
 
 // call is the flags of invoke.
@@ -24,6 +26,13 @@ type call struct {
 	headers []string
 	path    string
 	include bool
+
+	async    bool
+	wait     time.Duration
+	delay    time.Duration
+	key      string // idempotency
+	order    string // ordering key
+	callback string
 }
 
 func (t *tool) invokeCommand() *cobra.Command {
@@ -34,10 +43,15 @@ func (t *tool) invokeCommand() *cobra.Command {
 		Long: `Call a function and print its answer. The body comes from -d: the text itself,
 @FILE for a file's contents, or - for the standard input. An answer of 400 and
 above gives the exit code 1; what Kiln itself has to say goes to the standard
-error.`,
+error.
+
+With --async the call is queued: it is on disk when its id is printed, and is
+tried again when it fails. kiln invocations get ID tells what became of it.`,
 		Example: `  kiln invoke hello -d '{"name": "Ada"}'
   kiln invoke thumbnails -d @cat.png -H 'Accept: image/webp' > cat.webp
-  kiln invoke shop -X DELETE --path '/orders/7?force=1'`,
+  kiln invoke shop -X DELETE --path '/orders/7?force=1'
+  kiln invoke report --async -d @input.csv --delay 1h --key report-7
+  kiln invoke report --async --wait 1m -d @input.csv`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: t.functionNames(false),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,6 +67,12 @@ error.`,
 			if media != "" && header.Get("Content-Type") == "" {
 				header.Set("Content-Type", media)
 			}
+			if c.async {
+				return t.invokeAsync(cmd, c, api.Invocation{Function: args[0], Path: c.path, Header: header, Body: body})
+			}
+			if flag := c.asyncOnly(cmd); flag != "" {
+				return usagef(cmd, "--%s is for calls with --async", flag)
+			}
 			return t.invoke(cmd, api.Invocation{Function: args[0], Method: strings.ToUpper(c.method), Path: c.path, Header: header, Body: body}, c.include)
 		},
 	}
@@ -62,7 +82,61 @@ error.`,
 	flags.StringArrayVarP(&c.headers, "header", "H", nil, "header 'Name: value'; may be repeated")
 	flags.StringVar(&c.path, "path", "", "path and query below the function, for example '/orders?page=2'")
 	flags.BoolVarP(&c.include, "include", "i", false, "print the status and the headers before the body")
+	flags.BoolVar(&c.async, "async", false, "queue the call and print its id")
+	flags.DurationVar(&c.wait, "wait", 0, "with --async: wait for the end of the call, at most so long")
+	flags.DurationVar(&c.delay, "delay", 0, "with --async: make the call not before this time has passed")
+	flags.StringVar(&c.key, "key", "", "with --async: idempotency key; of calls with one key one is made")
+	flags.StringVar(&c.order, "order", "", "with --async: ordering key; calls of one key are made one after another")
+	flags.StringVar(&c.callback, "callback", "", "with --async: URL that gets the result")
 	return cmd
+}
+
+// asyncOnly returns a flag that was given and makes sense with --async alone.
+func (c call) asyncOnly(cmd *cobra.Command) string {
+	for _, name := range []string{"wait", "delay", "key", "order", "callback"} {
+		if cmd.Flags().Changed(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// invokeAsync queues a call, and waits for its end if asked to.
+func (t *tool) invokeAsync(cmd *cobra.Command, c call, invocation api.Invocation) error {
+	if c.method != "" && !strings.EqualFold(c.method, http.MethodPost) {
+		return usagef(cmd, "--request is %s; asynchronous calls are made with POST", c.method)
+	}
+	for key, value := range map[string]string{api.HeaderIdempotencyKey: c.key, api.HeaderOrderingKey: c.order, api.HeaderCallback: c.callback} {
+		if value != "" {
+			invocation.Header.Set(key, value)
+		}
+	}
+	if c.delay > 0 {
+		invocation.Header.Set(api.HeaderDelay, c.delay.String())
+	}
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	inv, err := client.InvokeAsync(cmd.Context(), invocation)
+	if err != nil {
+		return err
+	}
+	if c.wait > 0 {
+		if inv, err = awaitInvocation(cmd.Context(), client, inv.ID, c.wait); err != nil {
+			return err
+		}
+	}
+	switch {
+	case t.format == formatJSON || c.wait > 0:
+		err = t.showInvocation(inv)
+	default:
+		_, err = fmt.Fprintln(t.out, inv.ID)
+	}
+	if err == nil && inv.Status == orchestrator.InvocationFailed {
+		return errShown
+	}
+	return err
 }
 
 func (c call) header(cmd *cobra.Command) (http.Header, error) {

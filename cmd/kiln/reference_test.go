@@ -41,6 +41,10 @@ func TestConfigurationReference(t *testing.T) {
 		"scale.freeze_after": spec.Scale.FreezeAfter,
 		"scale.keep_alive":   spec.Scale.KeepAlive,
 		"network":            spec.Network,
+		"async.attempts":     spec.Async.Attempts,
+		"async.backoff":      spec.Async.Backoff,
+		"async.backoff_max":  spec.Async.BackoffMax,
+		"async.max_age":      spec.Async.MaxAge,
 	} {
 		if want := fmt.Sprintf("| `%s` | `%v` |", key, value); !strings.Contains(string(page), want) {
 			t.Errorf("docs/configuration.md lacks %q", want)

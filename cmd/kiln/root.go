@@ -130,7 +130,7 @@ func (t *tool) root() *cobra.Command {
 	)
 	root.SetHelpCommandGroupID(groupGateway)
 	root.SetCompletionCommandGroupID(groupGateway)
-	addTo(root, groupFunction, t.newCommand(), t.deployCommand(), t.invokeCommand(), t.lsCommand(), t.describeCommand(), t.logsCommand(),
+	addTo(root, groupFunction, t.newCommand(), t.deployCommand(), t.invokeCommand(), t.invocationsCommand(), t.dlqCommand(), t.lsCommand(), t.describeCommand(), t.logsCommand(),
 		t.scaleCommand(), t.revisionsCommand(), t.rollbackCommand(), t.rmCommand())
 	addTo(root, groupGateway, t.serveCommand(), t.templatesCommand(), t.doctorCommand(), t.loginCommand(), t.tokenCommand(), t.versionCommand(), t.rulesCommand())
 	return root
@@ -146,6 +146,13 @@ const (
 func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {
 	for _, c := range commands {
 		c.GroupID = group
+	}
+	addBelow(root, commands...)
+}
+
+// addBelow adds commands to another and makes their argument errors usage errors.
+func addBelow(parent *cobra.Command, commands ...*cobra.Command) {
+	for _, c := range commands {
 		if check := c.Args; check != nil {
 			c.Args = func(cmd *cobra.Command, args []string) error {
 				if err := check(cmd, args); err != nil {
@@ -154,7 +161,7 @@ func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {
 				return nil
 			}
 		}
-		root.AddCommand(c)
+		parent.AddCommand(c)
 	}
 }
 

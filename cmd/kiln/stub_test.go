@@ -86,6 +86,7 @@ func stubGateway() http.Handler {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	stubAsync(mux)
 	mux.HandleFunc("/invoke/{name}", stubInvoke)
 	mux.HandleFunc("/invoke/{name}/{rest...}", stubInvoke)
 	return mux
