@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -11,18 +12,15 @@ import (
 // TestFamilyCPUTime finds a grandchild and what it used.
 func TestFamilyCPUTime(t *testing.T) {
 	cmd := exec.Command("sh", "-c", "(while :; do :; done) & wait")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that all of it ends, found or not
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pids := []int{cmd.Process.Pid}
 	defer func() {
-		for _, pid := range pids {
-			if p, err := os.FindProcess(pid); err == nil {
-				p.Kill()
-			}
-		}
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		cmd.Wait()
 	}()
+	var pids []int
 	if err := waitFor("the grandchild's work", 10*time.Second, func() error {
 		if pids = family(cmd.Process.Pid); len(pids) < 2 || cpuTime(pids[1:]) < 5*clockTick {
 			return os.ErrNotExist
