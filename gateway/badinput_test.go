@@ -57,6 +57,7 @@ const (
 type bad struct {
 	name string
 	send string
+	to   *platform
 	// last tells that the answer ends the connection: what follows cannot be
 	// told from the rest of what was refused.
 	last bool
@@ -71,18 +72,21 @@ type bad struct {
 // says, with a problem document that blames the caller and says what to do, and
 // has to leave nothing behind.
 func TestBadInput(t *testing.T) {
-	p := newPlatform(t)
+	p := newPlatform(t, openGuard(t, auth.Config{Store: storetest.NewFakeTokens(), Insecure: true}), "")
 	p.checkGood(t)
+	guard, admin, tokens := badTokens(t)
+	asking := newPlatform(t, guard, admin)
 	var rows []bad
 	for _, group := range []struct {
 		name string
+		to   *platform
 		rows []bad
 	}{
-		{"head", badHeads()}, {"control", badControl()}, {"name", badNames()}, {"form", badForms(t)},
-		{"settings", badSettings(t)}, {"code", badCode(t)}, {"archive", badArchives(t)},
+		{"head", p, badHeads()}, {"control", p, badControl()}, {"name", p, badNames()}, {"form", p, badForms(t)},
+		{"settings", p, badSettings(t)}, {"code", p, badCode(t)}, {"archive", p, badArchives(t)}, {"token", asking, tokens},
 	} {
 		for _, b := range group.rows {
-			b.name = group.name + ": " + b.name
+			b.name, b.to = group.name+": "+b.name, group.to
 			rows = append(rows, b)
 		}
 	}
@@ -96,7 +100,7 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("there are two of %q", b.name)
 		}
 		seen[b.name] = true
-		t.Run(b.name, func(t *testing.T) { fmt.Fprintf(&got, "%s  %s\n", p.try(t, b), b.name) })
+		t.Run(b.name, func(t *testing.T) { fmt.Fprintf(&got, "%s  %s\n", b.to.try(t, b), b.name) })
 	}
 	p.checkGood(t)
 	if *updateBad {
@@ -228,7 +232,8 @@ type platform struct {
 
 const goodHandler = "def handle(request):\n    return 'hello'\n"
 
-func newPlatform(t *testing.T) *platform {
+// newPlatform makes one whose administrator sends the given Authorization.
+func newPlatform(t *testing.T, guard *auth.Guard, admin string) *platform {
 	t.Helper()
 	p := &platform{store: storetest.NewFake(), temp: t.TempDir(), log: &logBuffer{}, called: make(chan string, 1)}
 	instance := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -255,16 +260,16 @@ func newPlatform(t *testing.T) *platform {
 		t.Fatal(err)
 	}
 	table.Open()
-	handler := &proxy.Handler{Routes: table, Fail: problem.Write}
+	handler := &proxy.Handler{Routes: table, Gate: guard, Fail: problem.Write}
 	server := gateway.New(service, intake.New(p.store, catalogue, badLimits(), p.temp), scaffolds{catalogue})
-	server.Guard = openGuard(t, auth.Config{Store: storetest.NewFakeTokens(), Insecure: true})
+	server.Guard = guard
 	server.Invoke, server.Log, server.SpoolDir, server.MaxArchive = handler, logger, p.temp, badLimits().Compressed
 	p.serve(t, server, handler, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), badPatience)
 		defer cancel()
 		return errors.Join(service.Close(), table.Close(ctx))
 	})
-	p.deployHello(t)
+	p.deployHello(t, admin)
 	return p
 }
 
@@ -301,9 +306,13 @@ func badLimits() archive.Limits {
 	return limits
 }
 
-func (p *platform) deployHello(t *testing.T) {
+func (p *platform) deployHello(t *testing.T, admin string) {
 	t.Helper()
-	answer, _ := p.send(t, bad{send: request("PUT", "/v1/functions/hello", zipOf(t, file{"handler.py", goodHandler}))})
+	files := []file{{"handler.py", goodHandler}}
+	if admin != "" {
+		files = append(files, file{"function.yaml", "access: token"})
+	}
+	answer, _ := p.send(t, bad{send: request("PUT", "/v1/functions/hello", zipOf(t, files...), "Authorization", admin)})
 	if answer.status != http.StatusCreated {
 		t.Fatalf("deploy hello: %d %s", answer.status, answer.body)
 	}
