@@ -91,7 +91,7 @@ func classes() (t [256]uint8) {
 	for _, c := range "!#$%&'*+-.^_`|~" {
 		t[c] |= tokenByte
 	}
-	for _, c := range "!$%&'()*+,-.:;=@[]_~" {
+	for _, c := range "!$%&'()*+,-.:;=[]_~" {
 		t[c] |= hostByte
 	}
 	return t
