@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -395,6 +396,36 @@ func TestContainersDoNotWaitForPruning(t *testing.T) {
 		time.Sleep(20 * time.Second) // less than the interval of passes
 		if owned, _, _ := b.fleet.count(); owned != 0 {
 			t.Error("a death was not noticed while revisions were pruned")
+		}
+	})
+}
+
+// counting counts prunings.
+type counting struct {
+	functions
+	prunings *atomic.Int32
+}
+
+func (c counting) Prune(context.Context) error {
+	c.prunings.Add(1)
+	return nil
+}
+
+func TestOldRevisionsArePruned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		var prunings atomic.Int32
+		b.Functions = counting{prunings: &prunings}
+		b.open(t)
+		time.Sleep(5*time.Minute + time.Second)
+		synctest.Wait()
+		if got := prunings.Load(); got != 1 {
+			t.Errorf("%d prunings in the first sweep, want 1", got)
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if got := prunings.Load(); got != 2 {
+			t.Errorf("%d prunings in two sweeps, want 2", got)
 		}
 	})
 }
