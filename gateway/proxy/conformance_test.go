@@ -518,8 +518,21 @@ func TestUnknownFunction(t *testing.T) {
 			if resp.StatusCode != 404 || resp.Header.Get("Kiln-Error") != "platform" || !strings.Contains(string(body), "function-not-found") {
 				t.Errorf("%s: %d %s", name, resp.StatusCode, body)
 			}
+			checkTiming(t, resp)
 		}
 	})
+}
+
+// checkTiming checks that the platform tells where the time of a call went.
+func checkTiming(t *testing.T, resp *http.Response) {
+	t.Helper()
+	var queue, start, function float64
+	timings := resp.Header["Server-Timing"]
+	if len(timings) != 1 {
+		t.Errorf("Server-Timing of a %d = %q, want one of the platform's", resp.StatusCode, timings)
+	} else if _, err := fmt.Sscanf(timings[0], "queue;dur=%f, start;dur=%f, function;dur=%f", &queue, &start, &function); err != nil {
+		t.Errorf("Server-Timing of a %d = %q (%v)", resp.StatusCode, timings[0], err)
+	}
 }
 
 func TestManyAtOnce(t *testing.T) {

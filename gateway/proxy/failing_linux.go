@@ -28,12 +28,12 @@ func (l *loop) fail(c *client, err error) {
 	rec.header.Set(api.HeaderRequestID, string(f.idBytes()))
 	if f.route != nil {
 		rec.header.Set(api.HeaderRevision, f.route.Release.Revision.ID)
-		var function time.Duration
-		if !f.sent.IsZero() {
-			function = time.Since(f.sent)
-		}
-		rec.header.Set("Server-Timing", string(appendTiming(nil, f.queue, f.start, function)))
 	}
+	var function time.Duration
+	if !f.sent.IsZero() {
+		function = time.Since(f.sent)
+	}
+	rec.header.Set("Server-Timing", string(appendTiming(nil, f.queue, f.start, function)))
 	l.s.handler.Fail(rec, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: Prefix}, Header: http.Header{}}, err)
 	l.discard(f.keep)
 	f.keep = nil
@@ -52,6 +52,7 @@ func (l *loop) refuse(c *client, err error) {
 	c.call = fastCall{}
 	rec := &recorder{header: http.Header{}}
 	rec.header.Set(api.HeaderRequestID, string(appendRequestID(nil, time.Now())))
+	rec.header.Set("Server-Timing", string(appendTiming(nil, 0, 0, 0)))
 	l.s.handler.Fail(rec, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Header: http.Header{}},
 		problem.WithStatus(invalid.Status, orchestrator.Errorf(orchestrator.ErrInvalid, problem.CodeRequestMalformed, "%s", invalid.Text)))
 	c.readable = true // whatever else it sent is not looked at

@@ -253,6 +253,7 @@ func TestDeadlineHeader(t *testing.T) {
 				if resp.StatusCode != 400 || !strings.Contains(string(body), "deadline-invalid") {
 					t.Errorf("%s: %d %s", name, resp.StatusCode, body)
 				}
+				checkTiming(t, resp)
 				continue
 			}
 			ms, err := strconv.ParseInt(string(body), 10, 64)

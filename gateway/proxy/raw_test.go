@@ -31,16 +31,23 @@ func echo(t *testing.T) *instance {
 // answer reads one answer and returns status and body.
 func (p *peer) answer(method string) (int, string) {
 	p.t.Helper()
+	resp, body := p.response(method)
+	return resp.StatusCode, body
+}
+
+// response reads one answer and its body. Without an answer its status is 0.
+func (p *peer) response(method string) (*http.Response, string) {
+	p.t.Helper()
 	resp, err := http.ReadResponse(p.br, &http.Request{Method: method})
 	if err != nil {
 		p.t.Errorf("read an answer: %v", err)
-		return 0, ""
+		return &http.Response{}, ""
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		p.t.Errorf("read a body: %v", err)
 	}
-	return resp.StatusCode, string(body)
+	return resp, string(body)
 }
 
 // want checks the next answer.
@@ -117,10 +124,11 @@ func TestSmugglingIsRefused(t *testing.T) {
 			p := g.dial()
 			p.t = t
 			io.WriteString(p.TCPConn, request) // may fail: it is refused before its end
-			status, _ := p.answer("GET")
-			if status < 400 || status >= 600 {
-				t.Errorf("the answer is %d, want 4xx or 501 or 505", status)
+			resp, _ := p.response("GET")
+			if resp.StatusCode < 400 || resp.StatusCode >= 600 {
+				t.Errorf("the answer is %d, want 4xx or 501 or 505", resp.StatusCode)
 			}
+			checkTiming(t, resp)
 			p.CloseWrite()
 			if rest, _ := p.ended(); rest != "" {
 				t.Errorf("the connection went on: %q", rest)
