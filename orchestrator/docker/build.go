@@ -24,7 +24,7 @@ type BuilderMode string
 const (
 	BuilderAuto     BuilderMode = "auto"     // BuildKit where the engine has it
 	BuilderBuildKit BuilderMode = "buildkit" // in parallel, with cache mounts
-	BuilderClassic  BuilderMode = "classic"  // with limits for memory and CPU, without RUN --mount
+	BuilderClassic  BuilderMode = "classic"  // one step after the other, without RUN --mount
 )
 
 func (m BuilderMode) validate() error {
@@ -49,8 +49,6 @@ const (
 	// RUN --mount without a syntax line. A ping does not tell: it names the
 	// builder that the engine's command line should prefer, or nothing.
 	buildKitSince = "1.41"
-	// cpuPeriod is the kernel's default scheduling period in microseconds.
-	cpuPeriod = 100_000
 	// buildIDLength is how much of a build's id begins the ids of its steps.
 	buildIDLength = 8
 )
@@ -83,7 +81,7 @@ func (c *Client) Build(ctx context.Context, request orchestrator.BuildRequest) (
 	bounded, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
 	b := newBuild(mode, request)
-	if err := c.runBuild(bounded, b, c.buildOptions(b.id, mode, request)); err != nil {
+	if err := c.runBuild(bounded, b, buildOptions(b.id, mode, request)); err != nil {
 		if bounded.Err() != nil && ctx.Err() == nil {
 			return orchestrator.Image{}, orchestrator.Errorf(orchestrator.ErrFunction, "build-timeout", "the build took longer than %s", buildTimeout)
 		}
@@ -92,7 +90,7 @@ func (c *Client) Build(ctx context.Context, request orchestrator.BuildRequest) (
 	return c.Image(ctx, b.image)
 }
 
-func (c *Client) buildOptions(id string, mode BuilderMode, request orchestrator.BuildRequest) build.ImageBuildOptions {
+func buildOptions(id string, mode BuilderMode, request orchestrator.BuildRequest) build.ImageBuildOptions {
 	options := build.ImageBuildOptions{
 		Tags:        request.Tags,
 		Dockerfile:  request.Dockerfile,
@@ -112,12 +110,6 @@ func (c *Client) buildOptions(id string, mode BuilderMode, request orchestrator.
 		return options
 	}
 	options.Version = build.BuilderV1
-	options.Memory = int64(c.options.BuildMemory)
-	options.MemorySwap = int64(c.options.BuildMemory)
-	if c.options.BuildCPU > 0 {
-		options.CPUPeriod = cpuPeriod
-		options.CPUQuota = int64(c.options.BuildCPU * cpuPeriod)
-	}
 	return options
 }
 

@@ -52,10 +52,6 @@ type Options struct {
 	Host string
 	// Builder says which builder to use; empty is BuilderAuto.
 	Builder BuilderMode
-	// BuildMemory and BuildCPU (cores) bound each step of the classic builder; 0
-	// is no limit. BuildKit has no such limits.
-	BuildMemory orchestrator.Bytes
-	BuildCPU    float64
 	// Labels are put on the containers that are created on the side and never
 	// started (CopyFrom), so that whoever reaps by label finds what a crash left.
 	Labels map[string]string

@@ -16,6 +16,7 @@ import (
 // "METHOD /path" without the API version.
 type daemon struct {
 	server *httptest.Server
+	api    string // version
 	mu     sync.Mutex
 	routes map[string]http.HandlerFunc // guarded by mu
 	asked  []string                    // guarded by mu
@@ -23,7 +24,7 @@ type daemon struct {
 
 func startDaemon(t *testing.T) *daemon {
 	t.Helper()
-	d := &daemon{routes: map[string]http.HandlerFunc{}}
+	d := &daemon{api: "1.41", routes: map[string]http.HandlerFunc{}}
 	d.server = httptest.NewServer(d)
 	t.Cleanup(d.server.Close)
 	return d
@@ -63,10 +64,10 @@ func (d *daemon) open(t *testing.T, options docker.Options) *docker.Client {
 // ServeHTTP answers a request.
 func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
-	if rest, ok := strings.CutPrefix(path, "/v1.41"); ok {
+	if rest, ok := strings.CutPrefix(path, "/v"+d.api); ok {
 		path = rest
 	}
-	w.Header().Set("Api-Version", "1.41")
+	w.Header().Set("Api-Version", d.api)
 	w.Header().Set("Ostype", "linux")
 	if path == "/_ping" {
 		return
