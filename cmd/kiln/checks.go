@@ -95,7 +95,7 @@ func checkEngine(ctx context.Context, engine *docker.Client) []finding {
 		findings = append(findings, finding{"rootless", verdictDoubt, "the engine is rootless; the gateway may not reach instances' addresses",
 			"run the gateway inside the engine's network namespace, or use a rootful engine"})
 	}
-	findings = append(findings, checkAPI(info.APIVersion), checkBuilder(ctx, engine))
+	findings = append(findings, checkAPI(info.APIVersion), checkBuilder(ctx, engine.BuilderKind))
 	return append(findings, checkDisk(info.RootDir))
 }
 
@@ -107,8 +107,9 @@ func checkAPI(version string) finding {
 	return finding{"api", verdictGood, "API version " + version, ""}
 }
 
-func checkBuilder(ctx context.Context, engine *docker.Client) finding {
-	kind, err := engine.BuilderKind(ctx)
+// checkBuilder takes what asks for the builder: docker.Client.BuilderKind.
+func checkBuilder(ctx context.Context, builder func(context.Context) (docker.BuilderMode, error)) finding {
+	kind, err := builder(ctx)
 	switch {
 	case err != nil:
 		return bad("builder", err, "")
@@ -124,7 +125,10 @@ func checkDisk(root string) finding {
 	if err := unix.Statfs(root, &stat); err != nil {
 		return finding{"disk", verdictSkipped, fmt.Sprintf("%s cannot be looked at from here: %v", root, err), ""}
 	}
-	free := orchestrator.Bytes(stat.Bavail) * orchestrator.Bytes(stat.Bsize)
+	return checkFree(root, orchestrator.Bytes(stat.Bavail)*orchestrator.Bytes(stat.Bsize))
+}
+
+func checkFree(root string, free orchestrator.Bytes) finding {
 	f := finding{"disk", verdictGood, fmt.Sprintf("%s free in %s", units.BytesSize(float64(free)), root), ""}
 	const remedy = "remove functions (kiln rm), or images that nothing uses (docker image prune)"
 	switch {
@@ -136,9 +140,10 @@ func checkDisk(root string) finding {
 	return f
 }
 
-// checkNetwork sees whether this machine reaches instances' addresses.
-func checkNetwork(ctx context.Context, engine *docker.Client) finding {
-	forward, err := os.ReadFile(ipForward)
+// checkNetwork sees whether this machine reaches instances' addresses. forwarding
+// is the kernel's switch, ipForward.
+func checkNetwork(ctx context.Context, engine ownedEngine, forwarding string) finding {
+	forward, err := os.ReadFile(forwarding)
 	if err == nil && strings.TrimSpace(string(forward)) == "0" {
 		return finding{"network", verdictBad, "IP forwarding is off, so instances do not reach the outside", "sudo sysctl -w net.ipv4.ip_forward=1"}
 	}

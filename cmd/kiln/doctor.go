@@ -89,7 +89,7 @@ func (t *tool) examine(ctx context.Context, client *api.Client) []finding {
 		return append(findings, bad("templates", err, "this binary is damaged; build it again"))
 	}
 	findings = append(findings, checkEngine(ctx, engine)...)
-	findings = append(findings, checkNetwork(ctx, engine), checkWalls(ctx, engine, nft.Firewall{}.Owners))
+	findings = append(findings, checkNetwork(ctx, engine, ipForward), checkWalls(ctx, engine, nft.Firewall{}.Owners))
 	findings = append(findings, checkBases(ctx, engine, catalogue.Templates())...)
 	if err := engine.Close(); err != nil {
 		findings = append(findings, bad("engine", err, "run kiln doctor again"))

@@ -10,7 +10,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 )
 
-// ownedEngine is what checkWalls asks of an engine.
+// ownedEngine is what checkWalls and checkNetwork ask of an engine.
 type ownedEngine interface {
 	List(ctx context.Context, labels map[string]string) ([]orchestrator.Container, error)
 	Networks(ctx context.Context, labels map[string]string) ([]orchestrator.Network, error)
