@@ -37,16 +37,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// skip leaves out what this machine cannot do. Under CI nothing may be left out.
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("CI=true and %s", why)
+	}
+	t.Skipf("SKIPPED, NOT TESTED: %s", why)
+}
+
 // open connects to the engine of this machine. Without one the test is skipped,
-// unless CI says that there must be one.
+// unless CI or KILN_REQUIRE_DOCKER says that there must be one.
 func open(t *testing.T, options docker.Options) *docker.Client {
 	t.Helper()
 	client, err := docker.Open(t.Context(), options)
 	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("CI=true and no Docker engine: %v", err)
+		if os.Getenv("KILN_REQUIRE_DOCKER") == "1" {
+			t.Fatalf("KILN_REQUIRE_DOCKER=1 and no Docker engine: %v", err)
 		}
-		t.Skipf("SKIPPED, NOT TESTED: no Docker engine: %v", err)
+		skip(t, fmt.Sprintf("no Docker engine: %v", err))
 	}
 	t.Cleanup(func() {
 		if err := client.Close(); err != nil {

@@ -264,7 +264,7 @@ func TestCancelledBuildStops(t *testing.T) {
 				t.Errorf("it took %s to stop: the engine was not told, only left", took)
 			}
 			if !ran {
-				t.Skip("SKIPPED, NOT TESTED: the engine's processes are not visible from here")
+				skip(t, "the engine's processes are not visible from here")
 			}
 			if n := processes(marker); n != 0 {
 				t.Errorf("%d processes of the step still run", n)

@@ -86,7 +86,7 @@ func (c *compound) instance(t *testing.T, mode orchestrator.NetworkMode) instanc
 // needsWalls skips what only rules can do.
 func (c *compound) needsWalls(t *testing.T) {
 	if !c.walled {
-		t.Skip("SKIPPED, NOT TESTED: only root may make rules on this machine")
+		skip(t, "only root may make rules on this machine")
 	}
 }
 
