@@ -296,6 +296,7 @@ func TestAdoptByLabels(t *testing.T) {
 				t.Errorf("%s: owned %v", test.name, got)
 			}
 		}
+		synctest.Wait() // for the look at the running one
 		s, _ := table.Status("f")
 		if s.Ready != 1 || s.Frozen != 1 {
 			t.Errorf("%+v", s)
