@@ -138,8 +138,11 @@ func (x *exchange) cause() error {
 		return err
 	}
 	if x.overdue() || x.ctx.Err() != nil {
-		if x.overdue() && x.upload.receiving() {
-			return errUploadLate
+		if x.overdue() {
+			x.upload.stop(true) // how it ends tells whether it was waiting for the client
+			if err := x.upload.failure(); err != nil {
+				return err
+			}
 		}
 		return x.interrupted(nil)
 	}

@@ -20,11 +20,10 @@ var errUploadLate = problem.RequestTimeout()
 // upload sends a request's body from a goroutine of its own, so that the answer
 // can come before the body ends. stop waits for it. A nil upload has no body.
 type upload struct {
-	x       *exchange
-	waiting atomic.Bool           // it waits for the client
-	failed  atomic.Pointer[error] // why the client's side failed
-	done    chan struct{}         // closed when the goroutine has ended
-	sent    bool                  // valid once done is closed: all of the body was written
+	x      *exchange
+	failed atomic.Pointer[error] // why the client's side failed
+	done   chan struct{}         // closed when the goroutine has ended
+	sent   bool                  // valid once done is closed: all of the body was written
 }
 
 func startUpload(x *exchange) *upload {
@@ -68,9 +67,7 @@ func (p *upload) copy() (readErr, writeErr error) {
 			// too many must not wait for those behind it.
 			room = min(room, limit-total+1)
 		}
-		p.waiting.Store(true)
 		n, err := r.Body.Read(buf[:room])
-		p.waiting.Store(false)
 		if total += int64(n); limit > 0 && total > limit {
 			return errBodyLimit, nil
 		}
@@ -147,9 +144,6 @@ func (p *upload) failure() error {
 	}
 	return nil
 }
-
-// receiving says whether the body is still expected from the client.
-func (p *upload) receiving() bool { return p != nil && p.waiting.Load() }
 
 // uploadGrace is how long the end of a body is waited for after the whole answer
 // came. Commonly the last of it was written and the goroutine is about to see
