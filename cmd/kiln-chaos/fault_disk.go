@@ -16,8 +16,6 @@ const (
 	diskSize = "256m"
 	// diskFull is how long the disk stays full: several deploys meet it.
 	diskFull = 4 * time.Second
-	// diskAgain is how long the first deploy after it may take.
-	diskAgain = 30 * time.Second
 )
 
 // fillDisk leaves no space for the data. Calls need none; deploys are refused
@@ -32,7 +30,7 @@ var fillDisk = fault{name: "disk full", full: 3, short: 1, inject: func(ctx cont
 		return err
 	}
 	before := w.deployed.Load()
-	return waitFor(ctx, "a deploy after the disk was full", diskAgain, func() error {
+	return waitFor(ctx, "a deploy after the disk was full", settleTime, func() error {
 		if w.deployed.Load() == before {
 			return errors.New("none was acknowledged")
 		}
