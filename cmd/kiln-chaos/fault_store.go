@@ -57,6 +57,9 @@ func tearFile(path string, size int64) error {
 	if err != nil {
 		return err
 	}
+	if end == 0 { // a stream to which nothing was written yet
+		return nil
+	}
 	half := make([]byte, min(size, end))
 	if _, err := file.ReadAt(half, end-int64(len(half))); err != nil {
 		return err
