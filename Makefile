@@ -6,9 +6,8 @@ SHELL := /bin/bash
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # A static binary: it runs in any image and on any machine of this architecture.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
-# The slowest package builds images of six languages on two cores, from packages where there are none yet: 18 minutes
-# did not do when other work kept both cores busy.
-TEST_TIMEOUT := 30m
+# The slowest package builds images of six languages on two cores.
+TEST_TIMEOUT := 18m
 FUZZ_SECONDS := 10
 # The race detector needs a C compiler; deploy/test-setup installs one, or says that it is missing.
 RACE = $(if $(shell command -v $$(go env CC)),-race)
