@@ -167,7 +167,7 @@ func TestDoctorChecksBases(t *testing.T) {
 }
 
 func TestDoctorChecksClock(t *testing.T) {
-	const fewSeconds = 3 * time.Second // what a slow machine may take between both looks at the clock
+	const lag = 3 * time.Second // what a slow machine may take between both looks at the clock
 	for name, tt := range map[string]struct {
 		ahead  time.Duration
 		silent bool
@@ -175,8 +175,8 @@ func TestDoctorChecksClock(t *testing.T) {
 		remedy string
 	}{
 		"agrees": {0, false, verdictGood, ""},
-		"ahead":  {maxSkew + fewSeconds, false, verdictDoubt, "systemd-timesyncd"},
-		"behind": {-maxSkew - fewSeconds, false, verdictDoubt, "systemd-timesyncd"},
+		"ahead":  {maxSkew + lag, false, verdictDoubt, "systemd-timesyncd"},
+		"behind": {-maxSkew - lag, false, verdictDoubt, "systemd-timesyncd"},
 		"silent": {0, true, verdictSkipped, ""},
 	} {
 		gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

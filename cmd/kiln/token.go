@@ -151,22 +151,7 @@ func (t *tool) tokenRmCommand() *cobra.Command {
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: t.tokenNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			for _, name := range args {
-				ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-				err := client.RemoveToken(ctx, name)
-				cancel()
-				if err != nil {
-					return err
-				}
-				if t.format == formatTable {
-					fmt.Fprintf(t.out, "%s is removed\n", name)
-				}
-			}
-			return nil
+			return t.removeEach(cmd, args, callTimeout, (*api.Client).RemoveToken)
 		},
 	}
 }
