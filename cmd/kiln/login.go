@@ -64,16 +64,7 @@ func (l login) save() (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("store the login: %w", err)
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".login-*") // made with mode 0600
-	if err != nil {
-		return "", fmt.Errorf("store the login: %w", err)
-	}
-	defer os.Remove(file.Name()) // fails once renamed
-	_, err = file.Write(append(data, '\n'))
-	if err := errors.Join(err, file.Close()); err != nil {
-		return "", fmt.Errorf("store the login: %w", err)
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
+	if err := writePrivate(path, data); err != nil {
 		return "", fmt.Errorf("store the login: %w", err)
 	}
 	return path, nil

@@ -62,23 +62,10 @@ func callbackSecret(data string) ([]byte, error) {
 	secret, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		secret = []byte(rand.Text())
-		err = writeNew(path, secret)
+		err = writePrivate(path, secret)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the secret for callbacks: %w", err)
 	}
 	return []byte(strings.TrimSpace(string(secret))), nil
-}
-
-// writeNew writes a file that is there whole or not at all, also after a crash.
-func writeNew(path string, data []byte) error {
-	file, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(append(data, '\n'))
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }
