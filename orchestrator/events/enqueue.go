@@ -37,40 +37,103 @@ type Request struct {
 // Errors: ErrNotFound for an unknown function, ErrInvalid, ErrTooLarge,
 // ErrExhausted when the queue is full, and the journal's.
 func (q *Queue) Enqueue(ctx context.Context, request Request) (_ orchestrator.Invocation, found bool, err error) {
-	if _, err := q.cfg.Functions.Function(ctx, request.Function); err != nil {
-		return orchestrator.Invocation{}, false, err
-	}
-	inv, err := request.invocation(time.Now())
+	queued, err := q.EnqueueAll(ctx, []Request{request})
 	if err != nil {
 		return orchestrator.Invocation{}, false, err
 	}
+	return queued[0].Invocation, queued[0].Found, nil
+}
+
+// Queued is what became of one request of EnqueueAll.
+type Queued struct {
+	Invocation orchestrator.Invocation
+	Found      bool // the same call was there already
+}
+
+// EnqueueAll is Enqueue for several calls that are stored together: when it
+// returns an error none of them is queued, after a crash all are there or none.
+// Calls of one function that are due at the same time are made in the order of
+// the requests. Together they must fit orchestrator.MaxAppend.
+func (q *Queue) EnqueueAll(ctx context.Context, requests []Request) ([]Queued, error) {
+	queued := make([]Queued, len(requests))
+	entries := make([]entry, 0, len(requests))
+	now := time.Now()
+	for i, request := range requests {
+		if _, err := q.cfg.Functions.Function(ctx, request.Function); err != nil {
+			return nil, err
+		}
+		inv, err := request.invocation(now)
+		if err != nil {
+			return nil, err
+		}
+		queued[i].Invocation = inv
+	}
+	records := make([]*record, len(requests))
 	q.mu.Lock()
-	if request.IdempotencyKey != "" {
-		if known := q.byKey[idempotencyKey{inv.Function, request.IdempotencyKey}]; known != nil {
+	for i, request := range requests {
+		inv := queued[i].Invocation
+		if request.IdempotencyKey != "" {
+			if known := q.byKey[idempotencyKey{inv.Function, request.IdempotencyKey}]; known != nil {
+				records[i], queued[i].Found = known, true
+				continue
+			}
+		}
+		l := q.lane(laneName{function: inv.Function})
+		if err := q.full(l, inv.Size); err != nil {
+			q.reject(records[:i], queued, err)
 			q.mu.Unlock()
-			return q.known(ctx, known)
+			return nil, err
+		}
+		records[i] = q.admit(l, inv)
+		entries = append(entries, entry{kind: entryCall, invocation: inv, body: request.Body})
+	}
+	q.mu.Unlock()
+	if len(entries) > 0 {
+		if err := q.store(ctx, entries, records, queued); err != nil {
+			return nil, err
 		}
 	}
-	l := q.lane(laneName{function: inv.Function})
-	if err := q.full(l, inv.Size); err != nil {
-		q.mu.Unlock()
-		return orchestrator.Invocation{}, false, err
+	for i, r := range records {
+		if !queued[i].Found {
+			continue
+		}
+		var err error
+		if queued[i].Invocation, err = q.known(ctx, r); err != nil {
+			return nil, err
+		}
 	}
-	r := q.admit(l, inv)
-	q.mu.Unlock()
+	return queued, nil
+}
 
-	refs, err := q.append(ctx, entry{kind: entryCall, invocation: inv, body: request.Body})
+// store writes the calls that were not found, as one commit.
+func (q *Queue) store(ctx context.Context, entries []entry, records []*record, queued []Queued) error {
+	refs, err := q.append(ctx, entries...)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err != nil {
-		r.failed = err
-		q.forget(r)
-		l.bytes, q.bytes = l.bytes-inv.Size, q.bytes-inv.Size
-		close(r.stored)
-		return orchestrator.Invocation{}, false, err
+		q.reject(records, queued, err)
+		return err
 	}
-	q.arrived(r, refs[0])
-	return inv, false, nil
+	for i, r := range records {
+		if !queued[i].Found {
+			q.arrived(r, refs[0])
+			refs = refs[1:]
+		}
+	}
+	return nil
+}
+
+// reject forgets calls that were admitted and are not stored; mu is held.
+func (q *Queue) reject(records []*record, queued []Queued, reason error) {
+	for i, r := range records {
+		if queued[i].Found {
+			continue
+		}
+		r.failed = reason
+		q.forget(r)
+		r.lane.bytes, q.bytes = r.lane.bytes-r.inv.Size, q.bytes-r.inv.Size
+		close(r.stored)
+	}
 }
 
 // invocation checks a request and makes its invocation.
@@ -164,18 +227,18 @@ func (q *Queue) forget(r *record) {
 }
 
 // known returns the invocation of a call that was made before.
-func (q *Queue) known(ctx context.Context, r *record) (orchestrator.Invocation, bool, error) {
+func (q *Queue) known(ctx context.Context, r *record) (orchestrator.Invocation, error) {
 	select {
 	case <-r.stored:
 	case <-ctx.Done():
-		return orchestrator.Invocation{}, false, orchestrator.Errorf(orchestrator.ErrDeadline, "store-deadline", "%w", context.Cause(ctx))
+		return orchestrator.Invocation{}, orchestrator.Errorf(orchestrator.ErrDeadline, "store-deadline", "%w", context.Cause(ctx))
 	}
 	q.mu.Lock()
 	failed := r.failed
 	q.mu.Unlock()
 	if failed != nil {
-		return orchestrator.Invocation{}, false, failed
+		return orchestrator.Invocation{}, failed
 	}
 	inv, _, err := q.Invocation(ctx, r.id)
-	return inv, true, err
+	return inv, err
 }
