@@ -48,8 +48,8 @@ func errNothingLive(name string) error {
 }
 
 // Rollback makes an earlier revision live again, with the settings it had but
-// the scale and the access (with rate and CORS) of now: going back in code must
-// not open what was closed since. Want is an id, a number ("7" or "r7"), or empty for the one
+// the scale, the access (with rate and CORS) and the triggers of now: going back
+// in code must not open what was closed since, nor lose what happens outside. Want is an id, a number ("7" or "r7"), or empty for the one
 // before the live one.
 func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Revision, error) {
 	return s.detached(ctx, name, changeTurn, nil, func(ctx context.Context, progress func(BuildEvent)) result {
@@ -74,6 +74,7 @@ func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Re
 		spec := r.Spec.Clone()
 		spec.Scale = f.Spec.Scale
 		spec.Access, spec.Rate, spec.CORS = f.Spec.Access, f.Spec.Rate, f.Spec.CORS
+		spec.Triggers = f.Spec.Triggers
 		spec.Async = spec.Async.Completed()
 		if err := s.goLive(ctx, &f, &r, spec, progress); err != nil {
 			return result{err: err}
@@ -154,6 +155,9 @@ func (s *Service) remove(ctx context.Context, name string) error {
 		return err
 	}
 	s.forget(name)
+	if s.Triggers != nil {
+		s.Triggers.Remove(name)
+	}
 	if err := s.Fleet.Remove(ctx, name); err != nil {
 		s.Logger.Warn("instances left to the reconciler", "function", name, "error", err)
 	}

@@ -192,7 +192,7 @@ func (s *Service) apply(ctx context.Context, f Function, live Revision, spec Spe
 	if err != nil {
 		return result{err: err}
 	}
-	s.Fleet.Serve(s.release(f.Spec, live))
+	s.serve(f.Spec, live)
 	return result{function: f, revision: live}
 }
 
@@ -228,7 +228,7 @@ func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spe
 		return err
 	}
 	*f = changed
-	s.Fleet.Serve(s.release(spec, *r))
+	s.serve(spec, *r)
 	return nil
 }
 

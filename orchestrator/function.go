@@ -58,6 +58,7 @@ func (s Spec) Clone() Spec {
 	s.Secrets = slices.Clone(s.Secrets)
 	s.CORS = s.CORS.clone()
 	s.Async.RetryOn = slices.Clone(s.Async.RetryOn)
+	s.Triggers = cloneTriggers(s.Triggers)
 	s.Build.Packages = slices.Clone(s.Build.Packages)
 	s.Build.Args = maps.Clone(s.Build.Args)
 	return s

@@ -35,6 +35,8 @@ type Service struct {
 	// Code reads the code for cells out of images; nil = no code is kept, and
 	// revisions start from their images only.
 	Code CodeSource
+	// Triggers run those of live functions; nil = functions have none.
+	Triggers TriggerHost
 	// BuildDigest identifies all that decides an image.
 	BuildDigest func(archiveDigest, templateDigest string, spec Spec) string
 	Logger      *slog.Logger
@@ -86,7 +88,7 @@ func (s *Service) Open(ctx context.Context) error {
 		}
 	}
 	for name, r := range live {
-		s.Fleet.Serve(s.release(s.functions[name].Spec, r))
+		s.serve(s.functions[name].Spec, r)
 	}
 	return nil
 }
@@ -111,6 +113,15 @@ func (s *Service) release(spec Spec, r Revision) Release {
 		t = Template{Name: spec.Template}
 	}
 	return Release{Spec: spec, Revision: r, Template: t}
+}
+
+// serve makes a revision with settings the one that answers, and its triggers
+// those that run.
+func (s *Service) serve(spec Spec, r Revision) {
+	s.Fleet.Serve(s.release(spec, r))
+	if s.Triggers != nil {
+		s.Triggers.Serve(spec.Name, spec.Triggers)
+	}
 }
 
 // Function returns one function.

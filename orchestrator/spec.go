@@ -31,7 +31,9 @@ type Spec struct {
 	// Network is whom its instances may talk to.
 	Network NetworkMode `json:"network,omitempty" yaml:"network,omitempty"`
 	Async   Async       `json:"async" yaml:"async"`
-	Build   Build       `json:"build,omitzero" yaml:"build,omitempty"`
+	// Triggers are what invokes it, besides callers.
+	Triggers []Trigger `json:"triggers,omitempty" yaml:"triggers,omitempty"`
+	Build    Build     `json:"build,omitzero" yaml:"build,omitempty"`
 }
 
 // Resources are the limits of one instance.
@@ -182,6 +184,9 @@ func (b *Bytes) UnmarshalJSON(data []byte) error { return unmarshalScalar(data, 
 
 // Duration is a time span whose text form is Go's, such as "1m30s".
 type Duration time.Duration
+
+// Seconds returns the span in seconds.
+func (d Duration) Seconds() float64 { return time.Duration(d).Seconds() }
 
 // String returns the text form.
 func (d Duration) String() string { return time.Duration(d).String() }
