@@ -42,3 +42,13 @@ func TestTokensConformEmbedded(t *testing.T) {
 		return tokens
 	})
 }
+
+func TestTriggersConformEmbedded(t *testing.T) {
+	storetest.RunTriggers(t, func(t *testing.T) orchestrator.TriggerStore {
+		triggers, err := jetstream.NewTriggers(t.Context(), open(t, jetstream.Options{Dir: t.TempDir()}).Server())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return triggers
+	})
+}

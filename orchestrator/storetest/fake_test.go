@@ -14,3 +14,7 @@ func TestFakeConforms(t *testing.T) {
 func TestFakeTokensConform(t *testing.T) {
 	storetest.RunTokens(t, func(*testing.T) orchestrator.TokenStore { return storetest.NewFakeTokens() })
 }
+
+func TestFakeTriggersConform(t *testing.T) {
+	storetest.RunTriggers(t, func(*testing.T) orchestrator.TriggerStore { return storetest.NewFakeTriggers() })
+}

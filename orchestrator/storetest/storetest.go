@@ -89,6 +89,7 @@ func spec(name string) orchestrator.Spec {
 	s.Env = map[string]string{"A": "1", "Ü": "ß\n"}
 	s.Secrets = []string{"token"}
 	s.Scale.Min = 1
+	s.Triggers = []orchestrator.Trigger{TriggerState(name, "nightly").Trigger}
 	s.Build = orchestrator.Build{Packages: []string{"curl"}, Args: map[string]string{"X": "y"}, Test: true}
 	return s
 }
