@@ -53,6 +53,10 @@ type Upload struct {
 
 // Intake receives uploads. It is safe for concurrent use.
 type Intake struct {
+	// CheckTrigger says whether a trigger can be; the error is ErrInvalid. nil =
+	// functions can have none. It is set before the first use.
+	CheckTrigger func(orchestrator.Trigger) error
+
 	archives  Archives
 	templates Catalogue
 	limits    archive.Limits
@@ -171,6 +175,9 @@ func (in *Intake) finish(ctx context.Context, upload Upload, docs []manifest.Doc
 	}
 	spec, err := complete(template, docs, upload.Filename)
 	if err != nil {
+		return none, "", err
+	}
+	if err := manifest.CheckTriggers(spec, in.CheckTrigger, docs...); err != nil {
 		return none, "", err
 	}
 	if err := checkHandler(root.FS(), template, spec); err != nil {

@@ -65,6 +65,7 @@ var keys = []key{
 		text("on_success", func(s *orchestrator.Spec) *string { return &s.Async.OnSuccess }, checkDestination),
 		text("on_failure", func(s *orchestrator.Spec) *string { return &s.Async.OnFailure }, checkDestination),
 	),
+	triggers("triggers"),
 	section("build",
 		list("packages", func(s *orchestrator.Spec) *[]string { return &s.Build.Packages }, checkPackages),
 		dictionary("args", func(s *orchestrator.Spec) *map[string]string { return &s.Build.Args }, checkArgs),

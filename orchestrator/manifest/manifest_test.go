@@ -62,6 +62,20 @@ async:
   retry_on: [5xx, "409"]
   on_success: function:next
   on_failure: https://example.com/failed
+triggers:
+  - {name: nightly, type: schedule, cron: "0 3 * * *", catch_up: last}
+  - type: other
+    name: any
+    number: 2.50
+    on: true
+    list: [a, 1]
+    below:
+      text: "yes"
+      deep:
+        - {}
+    empty: []
+  - name: bare
+    type: x
 build:
   packages:
     - libpq5
@@ -96,6 +110,13 @@ func completeSpec() orchestrator.Spec {
 			Attempts: 3, Backoff: orchestrator.Duration(2 * time.Second), BackoffMax: orchestrator.Duration(time.Minute), MaxAge: orchestrator.Duration(time.Hour),
 			RetryOn: []string{"5xx", "409"}, OnSuccess: "function:next", OnFailure: "https://example.com/failed",
 		},
+		Triggers: []orchestrator.Trigger{
+			{Name: "nightly", Type: "schedule", Settings: orchestrator.Settings{"cron": "0 3 * * *", "catch_up": "last"}},
+			{Name: "any", Type: "other", Settings: orchestrator.Settings{
+				"number": 2.5, "on": true, "list": []any{"a", 1.0}, "below": map[string]any{"text": "yes", "deep": []any{map[string]any{}}}, "empty": []any{},
+			}},
+			{Name: "bare", Type: "x"},
+		},
 		Build: orchestrator.Build{Packages: []string{"libpq5", "g++"}, Args: map[string]string{"TAG": "v1", "LEVEL": "3"}, Test: true},
 	}
 }
@@ -108,6 +129,8 @@ func TestApplyComplete(t *testing.T) {
 		"cors":{"origins":["https://app.example","http://localhost:3000"],"methods":["PUT"],"headers":["X-Test"],"expose":["X-Count"],"credentials":true,"max_age":"10m"},
 		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},"network":"services",
 		"async":{"attempts":3,"backoff":"2s","backoff_max":"1m","max_age":"1h","retry_on":["5xx","409"],"on_success":"function:next","on_failure":"https://example.com/failed"},
+		"triggers":[{"name":"nightly","type":"schedule","cron":"0 3 * * *","catch_up":"last"},
+			{"type":"other","number":2.5,"on":true,"list":["a",1],"below":{"text":"yes","deep":[{}]},"empty":[],"name":"any"},{"name":"bare","type":"x"}],
 		"build":{"packages":["libpq5","g++"],"args":{"TAG":"v1","LEVEL":3},"test":true}}`
 	for name, text := range map[string]string{
 		"yaml":           complete,
@@ -487,6 +510,68 @@ func TestDefaults(t *testing.T) {
 	want.Concurrency, want.Resources.Memory = 64, orchestrator.GiB
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+}
+
+// TestTriggers gives what can be wrong with triggers whatever their kind is.
+func TestTriggers(t *testing.T) {
+	for text, want := range map[string]string{
+		"triggers: [{name: a, type: b}]":                          "",
+		"triggers:\n":                                             "",
+		"triggers: x":                                             "m:1:11: triggers must be a list",
+		"triggers: [x]":                                           "m:1:12: triggers[0] must be keys",
+		"triggers: [{type: b}]":                                   "m:1:13: triggers[0]: the trigger has no name",
+		"triggers:\n  - name: a":                                  "m:2:5: triggers[0]: the trigger has no type",
+		"triggers: [{name: 5, type: b}]":                          "m:1:19: triggers[0].name must be text",
+		"triggers: [{name: A, type: b}]":                          `m:1:13: triggers[0]: "A" is no name of a trigger`,
+		"triggers: [{name: a, type: B}]":                          `m:1:13: triggers[0]: "B" is no type`,
+		"triggers: [{name: a, type: b}, {name: a, type: c}]":      "m:1:33: triggers: the trigger a is there twice",
+		"triggers:\n  - {name: a, type: b, x: }":                  "m:2:26: triggers[0].x has no value",
+		"triggers:\n  - {name: a, type: b, x: 0x10}":              "m:2:27: triggers[0].x: 0x10 is no plain number",
+		"triggers:\n  - {name: a, type: b, x: 9007199254740991}":  "",
+		"triggers:\n  - {name: a, type: b, x: 90071992547409930}": "m:2:27: triggers[0].x: 90071992547409930 is no plain number",
+	} {
+		_, err := manifest.Apply(orchestrator.DefaultSpec(), manifest.Document{Name: "m", Data: []byte(text)})
+		if got := fmt.Sprint(err); want == "" && err != nil || want != "" && !strings.HasPrefix(got, want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// TestCheckTriggers: what a kind refuses is told at its place in the document that
+// says it.
+func TestCheckTriggers(t *testing.T) {
+	refuse := func(setting string) func(orchestrator.Trigger) error {
+		return func(trigger orchestrator.Trigger) error {
+			if trigger.Name != "b" {
+				return nil
+			}
+			return &orchestrator.SettingError{Setting: setting, Cause: orchestrator.Errorf(orchestrator.ErrInvalid, "code", "is wrong").WithHint("hint")}
+		}
+	}
+	first := manifest.Document{Name: "first", Data: []byte("triggers: [{name: b, type: k, cron: old}]")}
+	second := manifest.Document{Name: "second", Data: []byte("triggers:\n  - name: a\n    type: k\n  - name: b\n    type: k\n    cron: x\n    filter:\n      prefix: y\n")}
+	other := manifest.Document{Name: "third", Data: []byte("name: f")}
+	spec, err := manifest.Apply(orchestrator.DefaultSpec(), first, second, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for setting, want := range map[string]string{
+		"cron":          "second:6:11: triggers[1].cron: is wrong",
+		"filter.prefix": "second:8:15: triggers[1].filter.prefix: is wrong",
+		"missing":       "second:4:5: triggers[1].missing: is wrong",
+		"":              "second:4:5: triggers[1]: is wrong",
+	} {
+		err := manifest.CheckTriggers(spec, refuse(setting), first, second, other)
+		if got, ok := errors.AsType[*orchestrator.Error](err); !ok || got.Detail != want || got.Hint != "hint" {
+			t.Errorf("%q: %v, want %q", setting, err, want)
+		}
+	}
+	if err := manifest.CheckTriggers(spec, refuse("cron"), other); err == nil || err.Error() != "triggers[1].cron: is wrong" {
+		t.Errorf("without the document: %v", err)
+	}
+	if err := manifest.CheckTriggers(spec, nil, second); !errors.Is(err, orchestrator.ErrInvalid) {
+		t.Errorf("where there are no triggers: %v", err)
 	}
 }
 

@@ -87,6 +87,7 @@ func returns(t *testing.T, spec orchestrator.Spec) bool {
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte(complete))
 	f.Add([]byte("name: a\nenv: {A: null, B: |-\n  x\n}\n"))
+	f.Add([]byte("triggers: [{name: a, type: b, x: {y: [1.5, true, \"0x1\"]}}]"))
 	f.Add([]byte(`{"name":"a","scale":{"min":1},"env":{"A":"\ud83d\ude00"}}`))
 	f.Add([]byte("? a\n: - - b\n- !x &y *z <<: %"))
 	f.Add([]byte("env:\n  A: >-\n    folded\n    text\n\n    more\n  B: 'it''s'\n"))
