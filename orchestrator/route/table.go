@@ -424,6 +424,22 @@ func (t *Table) Backlog(name string, calls int) {
 	}
 }
 
+// WakeTime returns how long before a call that is foreseen a function should be
+// woken; 0 for an unknown one.
+func (t *Table) WakeTime(name string) time.Duration {
+	if r := t.Lookup(name); r != nil {
+		return r.Pool.WakeTime()
+	}
+	return 0
+}
+
+// Expect tells that a call of a function comes soon: it is woken if it sleeps.
+func (t *Table) Expect(name string) {
+	if r := t.Lookup(name); r != nil {
+		r.Pool.Expect()
+	}
+}
+
 // Close ends the table and leaves the instances running for the next gateway to
 // adopt. It waits for requests in flight until ctx ends.
 func (t *Table) Close(ctx context.Context) error {
