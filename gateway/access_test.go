@@ -36,7 +36,8 @@ func (f *fixture) bearer(t *testing.T, token orchestrator.Token) string {
 }
 
 // open are the routes that anybody may ask.
-var open = []string{"GET /healthz", "GET /readyz", "GET /openapi.yaml", "POST /async/{name}", "POST /async/{name}/{path}"}
+var open = []string{"GET /healthz", "GET /readyz", "GET /openapi.yaml", "POST /async/{name}", "POST /async/{name}/{path}",
+	"POST /events/{name}", "POST /hooks/{id}", "POST /hooks/{id}/{path}"}
 
 // allowed tells the scopes, besides admin, that each route answers to. A route
 // that is not here is for administrators.
@@ -47,11 +48,11 @@ func allowed(method, path string) []orchestrator.Scope {
 		return []orchestrator.Scope{deploy, invoke, read}
 	case strings.HasPrefix(path, "/v1/invocations") && method == "GET":
 		return []orchestrator.Scope{deploy, invoke, read}
-	case strings.HasPrefix(path, "/v1/invocations"), strings.HasSuffix(path, "/dead-letters/replay"):
+	case strings.HasPrefix(path, "/v1/invocations"), strings.HasSuffix(path, "/dead-letters/replay"), strings.HasSuffix(path, "/{trigger}/test"):
 		return []orchestrator.Scope{invoke}
 	case path == "/upload", strings.HasPrefix(path, "/v1/functions") && method != "GET":
 		return []orchestrator.Scope{deploy}
-	case strings.HasPrefix(path, "/v1/functions"), path == "/metrics":
+	case strings.HasPrefix(path, "/v1/functions"), path == "/metrics", path == "/v1/triggers":
 		return []orchestrator.Scope{deploy, read}
 	}
 	return nil

@@ -23,6 +23,8 @@ import (
 // Async are the use cases of asynchronous invocations; *events.Queue has them.
 type Async interface {
 	Enqueue(ctx context.Context, request events.Request) (inv orchestrator.Invocation, found bool, err error)
+	// EnqueueAll queues all requests or none.
+	EnqueueAll(ctx context.Context, requests []events.Request) ([]events.Queued, error)
 	Invocation(ctx context.Context, id string) (orchestrator.Invocation, []byte, error)
 	// Wait returns when the invocation has ended, or ctx.
 	Wait(ctx context.Context, id string) error
@@ -37,27 +39,15 @@ const asyncPrefix = "/async/"
 
 // invokeAsync queues a call.
 func (s *Server) invokeAsync(w http.ResponseWriter, r *http.Request) error {
-	f, err := s.Functions.Function(r.Context(), name(r))
+	f, err := s.admitted(r)
 	if err != nil {
 		return err
-	}
-	if f.Spec.Guarded() {
-		if s.Guard == nil {
-			return errNoGuard
-		}
-		if err := s.Guard.Admit(&f.Spec, r.Header.Get("Authorization")); err != nil {
-			return err
-		}
 	}
 	request, err := asyncRequest(r, f.Name)
 	if err != nil {
 		return err
 	}
-	limit := int64(events.MaxCall)
-	if own := int64(f.Spec.MaxRequest); own > 0 {
-		limit = min(limit, own)
-	}
-	if request.Body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit)); err != nil {
+	if request.Body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, asyncLimit(f))); err != nil {
 		return err
 	}
 	inv, found, err := s.Async.Enqueue(r.Context(), request)
@@ -69,6 +59,26 @@ func (s *Server) invokeAsync(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Location", "/v1/invocations/"+inv.ID)
 	return writeJSON(w, http.StatusAccepted, asyncInvocation(inv, nil))
+}
+
+// admitted returns the function that the path names if the caller may invoke it.
+func (s *Server) admitted(r *http.Request) (orchestrator.Function, error) {
+	f, err := s.Functions.Function(r.Context(), name(r))
+	if err != nil || !f.Spec.Guarded() {
+		return f, err
+	}
+	if s.Guard == nil {
+		return f, errNoGuard
+	}
+	return f, s.Guard.Admit(&f.Spec, r.Header.Get("Authorization"))
+}
+
+// asyncLimit bounds the body of a call that is queued for a function.
+func asyncLimit(f orchestrator.Function) int64 {
+	if own := int64(f.Spec.MaxRequest); own > 0 {
+		return min(events.MaxCall, own)
+	}
+	return events.MaxCall
 }
 
 // asyncRequest reads what the headers and the path say of a call.

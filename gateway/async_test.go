@@ -31,6 +31,10 @@ func (noAsync) Enqueue(context.Context, events.Request) (inv orchestrator.Invoca
 	return inv, false, errNoInvocation
 }
 
+func (noAsync) EnqueueAll(context.Context, []events.Request) ([]events.Queued, error) {
+	return nil, errNoInvocation
+}
+
 func (noAsync) Invocation(context.Context, string) (inv orchestrator.Invocation, body []byte, err error) {
 	return inv, nil, errNoInvocation
 }

@@ -86,6 +86,8 @@ type Server struct {
 	// nothing else. nil = none is.
 	Inside func(addr netip.Addr) bool
 	Async  Async
+	// Triggers are those of functions; nil = functions can have none.
+	Triggers Triggers
 	// Invoke answers everything below /invoke/. It sees requests as they come.
 	Invoke  http.Handler
 	Checks  []Check

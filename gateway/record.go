@@ -40,5 +40,9 @@ func (s *Server) record(w *answer, r *http.Request, route route, id string, star
 	if known := orchestrator.ValidateName(record.Name); known != nil {
 		record.Name = "" // whatever somebody sent
 	}
+	record.Trigger = triggerName(r)
+	if known := orchestrator.ValidateName(record.Trigger); known != nil {
+		record.Trigger = ""
+	}
 	s.Audit(record)
 }

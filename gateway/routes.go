@@ -62,6 +62,15 @@ func (s *Server) table() []route {
 		{"GET", "/v1/functions/{name}/dead-letters", reader, s.listDeadLetters},
 		{"POST", "/v1/functions/{name}/dead-letters/replay", invoker, s.replayDeadLetters},
 		{"DELETE", "/v1/functions/{name}/dead-letters", deployer, s.dropDeadLetters},
+		{"POST", "/events/{name}", needNothing, s.takeEvents}, // as the data plane
+		{"POST", "/hooks/{id}", needNothing, s.receiveHook},   // the address is the right
+		{"POST", "/hooks/{id}/" + rest, needNothing, s.receiveHook},
+		{"GET", "/v1/triggers", reader, s.listTriggers},
+		{"GET", "/v1/functions/{name}/triggers", reader, s.listTriggers},
+		{"GET", "/v1/functions/{name}/triggers/{trigger}", reader, s.getTrigger()},
+		{"POST", "/v1/functions/{name}/triggers/{trigger}/pause", deployer, s.pauseTrigger()},
+		{"POST", "/v1/functions/{name}/triggers/{trigger}/resume", deployer, s.resumeTrigger()},
+		{"POST", "/v1/functions/{name}/triggers/{trigger}/test", invoker, s.testTrigger},
 		{"GET", "/v1/templates", needToken, s.listTemplates},
 		{"GET", "/v1/templates/{name}", needToken, s.getTemplate},
 		{"GET", "/v1/templates/{name}/scaffold", needToken, s.scaffold},

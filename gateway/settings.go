@@ -106,5 +106,12 @@ func (s *Server) change(spec orchestrator.Spec, patch settings) (orchestrator.Sp
 	if err != nil {
 		return spec, err
 	}
-	return spec, manifest.Validate(spec, template)
+	if err := manifest.Validate(spec, template); err != nil {
+		return spec, err
+	}
+	var check func(orchestrator.Trigger) error
+	if s.Triggers != nil {
+		check = s.Triggers.Check
+	}
+	return spec, manifest.CheckTriggers(spec, check, patch.given()...)
 }

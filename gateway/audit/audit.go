@@ -34,6 +34,7 @@ type Record struct {
 	Peer      string        `json:"peer"`   // address of the connection
 	Action    string        `json:"action"` // method and route: "DELETE /v1/functions/{name}"
 	Name      string        `json:"name,omitempty"`
+	Trigger   string        `json:"trigger,omitempty"` // of the function
 	Status    int           `json:"status"`
 	Code      string        `json:"code,omitempty"` // of a refusal or failure
 	Duration  time.Duration `json:"duration_ns"`
