@@ -36,6 +36,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/pool"
 	"github.com/kilnfaas/kiln/orchestrator/reconcile"
 	"github.com/kilnfaas/kiln/orchestrator/route"
+	"github.com/kilnfaas/kiln/orchestrator/trigger"
 	"github.com/kilnfaas/kiln/templates"
 )
 
@@ -57,6 +58,7 @@ type daemon struct {
 	table     *route.Table
 	service   *orchestrator.Service
 	queue     *events.Queue
+	triggers  *trigger.Engine
 	server    *gateway.Server
 	guard     *auth.Guard
 
@@ -81,7 +83,7 @@ func open(ctx context.Context, cfg config, logger *slog.Logger) (_ *daemon, err 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, step := range []func(context.Context) error{
-		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openService, d.openQueue, d.openServer, d.openTLS,
+		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openTriggers, d.openService, d.openQueue, d.runTriggers, d.openServer, d.openTLS,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -298,7 +300,7 @@ func (c coldStarts) Started(function, origin string, _ time.Duration, err error)
 func (d *daemon) openService(ctx context.Context) (err error) {
 	d.service = &orchestrator.Service{
 		Store: d.store, Images: d.engine, Engine: d.running, Builder: d.builder,
-		Fleet: d.table, Templates: d.catalogue, Code: d.code(), BuildDigest: build.Digest, Logger: d.logger,
+		Fleet: d.table, Templates: d.catalogue, Code: d.code(), Triggers: d.triggers, BuildDigest: build.Digest, Logger: d.logger,
 	}
 	if err := d.service.Open(ctx); err != nil {
 		return opening("the functions", err)
@@ -320,7 +322,9 @@ func (d *daemon) openService(ctx context.Context) (err error) {
 // invocations never reach net/http.
 func (d *daemon) openServer(ctx context.Context) error {
 	handler := &proxy.Handler{Routes: d.table, Gate: d.guard, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
-	d.server = gateway.New(d.service, intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp()), languages{d.catalogue})
+	uploads := intake.New(d.store, d.catalogue, archive.DefaultLimits(), d.temp())
+	uploads.CheckTrigger = d.triggers.Check
+	d.server = gateway.New(d.service, uploads, languages{d.catalogue})
 	d.server.Invoke = handler
 	d.server.Guard = d.guard
 	log, err := audit.Open(d.cfg.Data, d.logger)
@@ -331,6 +335,8 @@ func (d *daemon) openServer(ctx context.Context) error {
 	d.server.Audit = log.Write
 	d.server.TokenRemoved = d.tokenRemoved
 	d.server.Async = d.queue
+	d.server.Triggers = d.triggers
+	d.metrics.WatchTriggers(d.triggers.List)
 	d.metrics.WatchQueue(d.queue.Stats)
 	d.server.Metrics = d.metrics
 	d.server.Version = thisBuild()

@@ -39,11 +39,15 @@ var rooms = map[string][]string{
 	"orchestrator/route":       {"orchestrator", "orchestrator/pool", "orchestrator/scale", "orchestrator/capacity"},
 	"orchestrator/reconcile":   {"orchestrator"},
 	"orchestrator/events":      {"orchestrator"},
+	"orchestrator/cloudevents": {"orchestrator"},
+	"orchestrator/trigger":     {"orchestrator", "orchestrator/events", "orchestrator/cloudevents"},
+	"orchestrator/trigger/":    {"orchestrator", "orchestrator/cloudevents"}, // the kinds: never one another, nor the engine
+	"orchestrator/triggertest": {"orchestrator", "orchestrator/events", "orchestrator/cloudevents", "orchestrator/trigger", "orchestrator/queuetest", "orchestrator/storetest"},
 	"templates":                {"orchestrator"},
 	"templates/":               {"templates/shared/host"}, // what runs inside containers
 	"docs":                     {},
 	"gateway/api":              {"orchestrator"},
-	"gateway/":                 {"gateway/", "orchestrator", "orchestrator/pool", "orchestrator/route", "orchestrator/manifest", "orchestrator/intake", "orchestrator/archive", "orchestrator/events", "docs"},
+	"gateway/":                 {"gateway/", "orchestrator", "orchestrator/pool", "orchestrator/route", "orchestrator/manifest", "orchestrator/intake", "orchestrator/archive", "orchestrator/events", "orchestrator/cloudevents", "docs"},
 	"cmd/":                     {"cmd/", "gateway/", "orchestrator", "orchestrator/", "templates"},
 }
 

@@ -87,6 +87,7 @@ func stubGateway() http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	stubAsync(mux)
+	stubTriggers(mux)
 	mux.HandleFunc("/invoke/{name}", stubInvoke)
 	mux.HandleFunc("/invoke/{name}/{rest...}", stubInvoke)
 	return mux
