@@ -100,6 +100,10 @@ type ContainerConfig struct {
 	// Sealed keeps names from being looked up outside the network: queries, too,
 	// carry data.
 	Sealed bool
+	// Marked gives it a hardware address with MACPrefix. Others have one that
+	// follows from their IP address, so that whoever knew an address's last owner
+	// finds its next.
+	Marked bool
 }
 
 // Tmpfs is a memory file system inside a container.

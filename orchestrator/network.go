@@ -75,11 +75,11 @@ func bridge(network string) string {
 	return "kiln-" + hex.EncodeToString(sum[:5])
 }
 
-// MACPrefix begins the hardware addresses of Kiln's containers, and of nothing
-// else: locally administered (the second bit), then "k". Rules tell by it that
-// a frame goes from one of them to another, whichever bridge it is on; a
-// container cannot change its own. The rest is random: among the 1,000 ports of
-// a bridge two are alike once in 10,000 times.
+// MACPrefix begins the hardware addresses of instances on the services network,
+// and of nothing else: locally administered (the second bit), then "k". Rules
+// tell by it that a frame goes from one of them to another; a container cannot
+// change its own. The rest is random: among the 1,000 ports of a bridge two are
+// alike once in 10,000 times.
 var MACPrefix = [2]byte{0x06, 0x6b}
 
 // Walls are the rules that keep the instances of one installation from the
@@ -89,6 +89,9 @@ type Walls struct {
 	Internet string // bridge of NetworkInternet
 	Services string // of NetworkServices
 	None     string // of NetworkNone
+	// Alone are the subnets on which there are instances and nobody else, as far as
+	// their networks are there: nothing goes from one address to another.
+	Alone []netip.Prefix
 	// Port of the machine stays open to instances that have a network: the
 	// gateway's, which serves them functions and refuses them the rest. 0 = none.
 	Port uint16

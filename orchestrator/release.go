@@ -92,6 +92,7 @@ func (r Release) Container(owner, network string) ContainerConfig {
 		Tmpfs:   []Tmpfs{{Path: "/tmp", Size: r.Spec.Resources.Tmp}},
 		Network: InstanceNetwork(network, r.Spec.Network),
 		Sealed:  r.confined() != "",
+		Marked:  r.Spec.Network == NetworkServices,
 	}
 }
 

@@ -59,6 +59,7 @@ var sole = map[string]string{
 	"github.com/prometheus/client_golang": "gateway/metrics",
 	"github.com/spf13/cobra":              "cmd/kiln",
 	"github.com/google/nftables":          "orchestrator/nft",
+	"github.com/mdlayher/netlink":         "orchestrator/nft",
 }
 
 type listed struct {

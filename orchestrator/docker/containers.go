@@ -91,7 +91,10 @@ func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig
 			host.Tmpfs[path] = tmpfsOptions(orchestrator.Tmpfs{Size: orchestrator.DefaultTmp})
 		}
 	}
-	mac := hardwareAddress()
+	var mac string
+	if config.Marked {
+		mac = hardwareAddress()
+	}
 	settings := &container.Config{
 		Image:  config.Image,
 		Cmd:    config.Command,

@@ -79,6 +79,7 @@ func (c *compound) instance(t *testing.T, mode orchestrator.NetworkMode) instanc
 	t.Helper()
 	container, ask := served(t, c.client, orchestrator.ContainerConfig{
 		Image: probe.require(t, c.client), Network: orchestrator.InstanceNetwork(c.base, mode), Sealed: mode != orchestrator.NetworkInternet,
+		Marked: mode == orchestrator.NetworkServices,
 	})
 	return instance{mode, container.Addr, ask}
 }
@@ -160,6 +161,66 @@ func TestIsolation(t *testing.T) {
 		testMetadata(t, one)
 	})
 	t.Run("Names", func(t *testing.T) { testNames(t, c, one) })
+}
+
+// TestAddressesOfThoseGone: an instance that gets the address of one that is gone
+// is reached at once. The machine goes on believing for some 35 s that it knows
+// the hardware address behind it, as long as the bridge has another container.
+func TestAddressesOfThoseGone(t *testing.T) {
+	c := openCompound(t, 0)
+	for _, mode := range orchestrator.NetworkModes {
+		t.Run(string(mode), func(t *testing.T) {
+			if mode == orchestrator.NetworkServices {
+				c.needsWalls(t)
+			}
+			c.instance(t, mode)
+			seen := map[string]bool{}
+			const starts = 4
+			for range starts {
+				gone := c.brief(t, mode)
+				seen[gone] = true
+			}
+			if len(seen) == starts {
+				t.Error("the engine gave no address twice: nothing was tested")
+			}
+		})
+	}
+}
+
+// reachedSoon is far below the time for which a wrong hardware address is
+// believed.
+const reachedSoon = 10 * time.Second
+
+// brief starts an instance, wants a connection, ends it, and returns the address
+// it had.
+func (c *compound) brief(t *testing.T, mode orchestrator.NetworkMode) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	one, err := c.client.Run(ctx, orchestrator.ContainerConfig{
+		Name:  session + "-" + strconv.FormatInt(time.Now().UnixNano(), 36),
+		Image: probe.require(t, c.client), Network: orchestrator.InstanceNetwork(c.base, mode), Sealed: mode != orchestrator.NetworkInternet,
+		Marked: mode == orchestrator.NetworkServices, Labels: owned(t), Env: map[string]string{"PORT": strconv.Itoa(orchestrator.InstancePort)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.client.Stop(context.WithoutCancel(ctx), one.ID, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	address := net.JoinHostPort(one.Addr, strconv.Itoa(orchestrator.InstancePort))
+	for end := time.Now().Add(reachedSoon); ; time.Sleep(10 * time.Millisecond) { // the kernel has no clock of ours
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			conn.Close()
+			return one.Addr
+		}
+		if time.Now().After(end) {
+			t.Fatalf("network %s: no connection within %s: %v", mode, reachedSoon, err)
+		}
+	}
 }
 
 // testEachOther: neither in a mode nor across.

@@ -123,12 +123,13 @@ func networkOf(n network.Inspect) orchestrator.Network {
 const macPerNetworkSince = "1.44"
 
 func (c *Client) endpoints(name, mac string) *network.NetworkingConfig {
-	if name == "" || versions.LessThan(c.api.ClientVersion(), macPerNetworkSince) {
+	if name == "" || mac == "" || versions.LessThan(c.api.ClientVersion(), macPerNetworkSince) {
 		return nil
 	}
 	return &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{name: {MacAddress: mac}}}
 }
 
+// hardwareAddress returns one that tells rules whose it is.
 func hardwareAddress() string {
 	mac := make(net.HardwareAddr, 6)
 	n := copy(mac, orchestrator.MACPrefix[:])

@@ -169,19 +169,30 @@ func (f *Fence) mend(ctx context.Context, way Way) error {
 	return nil
 }
 
+// Run runs a container. Without walls nobody reads its mark, and nobody sees to
+// it that the machine finds a marked one.
+func (f *Fence) Run(ctx context.Context, config orchestrator.ContainerConfig) (orchestrator.Container, error) {
+	f.mu.Lock()
+	config.Marked = config.Marked && f.way != nil
+	f.mu.Unlock()
+	return f.Engine.Run(ctx, config)
+}
+
 // EnsureNetwork makes a network and learns of it.
 func (f *Fence) EnsureNetwork(ctx context.Context, config orchestrator.NetworkConfig) (orchestrator.Network, error) {
 	network, err := f.Engine.EnsureNetwork(ctx, config)
-	if err != nil || !f.learn(network) {
+	if err != nil {
 		return network, err
 	}
+	// The walls name subnets, and the bridge of services has settings, which go with
+	// it.
+	again := f.learn(network) || network.Name == orchestrator.InstanceNetwork(f.config.Network, orchestrator.NetworkServices)
 	f.mu.Lock()
 	way := f.way
 	f.mu.Unlock()
-	if way == nil {
+	if way == nil || !again {
 		return network, nil
 	}
-	// It has another bridge than the walls know, for somebody else made it.
 	return network, f.raiseBy(ctx, *way)
 }
 
@@ -198,6 +209,17 @@ func (f *Fence) learn(network orchestrator.Network) (changed bool) {
 		if network.Name == orchestrator.InstanceNetwork(f.config.Network, mode) && *bridge != network.Bridge {
 			*bridge, changed = network.Bridge, true
 		}
+	}
+	var alone []netip.Prefix
+	for _, mode := range []orchestrator.NetworkMode{orchestrator.NetworkInternet, orchestrator.NetworkNone} {
+		for _, subnet := range f.subnets[orchestrator.InstanceNetwork(f.config.Network, mode)] {
+			if subnet.Addr().Is4() {
+				alone = append(alone, subnet.Masked())
+			}
+		}
+	}
+	if !slices.Equal(alone, f.walls.Alone) {
+		f.walls.Alone, changed = alone, true
 	}
 	return changed
 }

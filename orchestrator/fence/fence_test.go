@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -38,7 +40,7 @@ func (f *firewall) Raise(_ context.Context, walls orchestrator.Walls) error {
 func (f *firewall) Standing(_ context.Context, walls orchestrator.Walls) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.up[walls.Owner] == walls, f.err
+	return reflect.DeepEqual(f.up[walls.Owner], walls), f.err
 }
 
 func (f *firewall) Raze(context.Context, string) error {
@@ -62,20 +64,30 @@ func TestWallsNameTheBridges(t *testing.T) {
 	engine := enginetest.NewFake()
 	defer engine.Close()
 	walls := &firewall{}
-	if err := newFence(engine, false, walls).Open(t.Context()); err != nil {
+	f := newFence(engine, false, walls)
+	if err := f.Open(t.Context()); err != nil {
 		t.Fatal(err)
-	}
-	networks := orchestrator.InstanceNetworks("me", "kiln")
-	want := orchestrator.Walls{
-		Owner: "me", Port: 8080, Internet: networks[orchestrator.NetworkInternet].Bridge,
-		Services: networks[orchestrator.NetworkServices].Bridge, None: networks[orchestrator.NetworkNone].Bridge,
-	}
-	if diff := cmp.Diff(want, walls.up["me"]); diff != "" {
-		t.Errorf("walls (-want +got):\n%s", diff)
 	}
 	made, err := engine.Networks(t.Context(), map[string]string{orchestrator.LabelOwner: "me"})
 	if err != nil || len(made) != 1 || made[0].Name != "kiln" {
-		t.Errorf("networks: got %+v, %v; want that of the default mode only, for most need no other", made, err)
+		t.Fatalf("networks: got %+v, %v; want that of the default mode only, for most need no other", made, err)
+	}
+	networks := orchestrator.InstanceNetworks("me", "kiln")
+	want := orchestrator.Walls{
+		Alone: made[0].Subnets,
+		Owner: "me", Port: 8080, Internet: networks[orchestrator.NetworkInternet].Bridge,
+		Services: networks[orchestrator.NetworkServices].Bridge, None: networks[orchestrator.NetworkNone].Bridge,
+	}
+	if diff := cmp.Diff(want, walls.up["me"], cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("walls (-want +got):\n%s", diff)
+	}
+	// Where another network is, is known only once it is made.
+	none, err := f.EnsureNetwork(t.Context(), networks[orchestrator.NetworkNone])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := walls.up["me"].Alone; !slices.Equal(got, append(want.Alone, none.Subnets...)) {
+		t.Errorf("the walls know the subnets %v, want that of %s, too", got, none.Name)
 	}
 }
 
@@ -185,5 +197,39 @@ func TestInside(t *testing.T) {
 	}
 	if f.Inside(netip.MustParseAddr("10.0.0.1")) || f.Inside(netip.MustParseAddr("::1")) {
 		t.Error("an address of no network is inside")
+	}
+}
+
+// seer notes what it is asked to run.
+type seer struct {
+	orchestrator.Engine
+	ran orchestrator.ContainerConfig
+}
+
+func (s *seer) Run(_ context.Context, config orchestrator.ContainerConfig) (orchestrator.Container, error) {
+	s.ran = config
+	return orchestrator.Container{}, nil
+}
+
+// TestMarksNeedWalls: instances with services are marked for the walls, and only
+// where there are some.
+func TestMarksNeedWalls(t *testing.T) {
+	for name, firewalls := range map[string][]*firewall{"walls": {{}}, "none": nil, "none that works": {{err: errors.New("not root")}}} {
+		for _, mode := range orchestrator.NetworkModes {
+			engine := enginetest.NewFake()
+			defer engine.Close()
+			s := &seer{Engine: engine}
+			f := newFence(s, false, firewalls...)
+			if err := f.Open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			release := orchestrator.Release{Spec: orchestrator.Spec{Name: "x", Network: mode}}
+			if _, err := f.Run(t.Context(), release.Container("me", "kiln")); err != nil {
+				t.Fatal(err)
+			}
+			if want := name == "walls" && mode == orchestrator.NetworkServices; s.ran.Marked != want {
+				t.Errorf("%s, network %s: marked %v, want %v", name, mode, s.ran.Marked, want)
+			}
+		}
 	}
 }

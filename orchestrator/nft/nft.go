@@ -27,7 +27,7 @@ import (
 const (
 	tablePrefix = "kiln-"
 	// version of the rules below: walls of another are not standing.
-	version = 1
+	version = 2
 	// seal begins the name of an empty chain that tells which walls these are.
 	seal = "is-"
 )
@@ -62,9 +62,12 @@ func (Firewall) Raise(ctx context.Context, walls orchestrator.Walls) error {
 			conn.AddChain(&nftables.Chain{Name: sealOf(walls), Table: table})
 			continue
 		}
-		partition(conn, table)
+		partition(conn, table, walls)
 	}
-	return failed("make the rules", conn.Flush())
+	if err := conn.Flush(); err != nil {
+		return failed("make the rules", err)
+	}
+	return failed("have neighbours forgotten soon", forgetSoon(walls.Services))
 }
 
 // Standing says whether walls are up.

@@ -76,10 +76,15 @@ func wallOff(conn *nftables.Conn, table *nftables.Table, walls orchestrator.Wall
 	return nil
 }
 
-// partition makes the rule between instances on one bridge: it sees frames that
-// never become a packet of the machine's.
-func partition(conn *nftables.Conn, table *nftables.Table) {
+// partition makes the rules between containers on one bridge: it sees frames
+// that never become a packet of the machine's. Where only instances are, nothing
+// goes from one address to another; services are told from instances by their
+// hardware addresses.
+func partition(conn *nftables.Conn, table *nftables.Table, walls orchestrator.Walls) {
 	forward := base(conn, table, chainForward, nftables.ChainHookForward)
+	for _, subnet := range walls.Alone {
+		rule(conn, table, forward, addressed(subnet, sourceIPv4), addressed(subnet, destinationIPv4), drop)
+	}
 	const sourceAt, destinationAt = 6, 0
 	rule(conn, table, forward, kilnAddress(sourceAt), kilnAddress(destinationAt), drop)
 }
@@ -170,12 +175,34 @@ func port(protocol byte, number uint16) []expr.Any {
 	)
 }
 
+// Where addresses are in the network header.
+const (
+	sourceIPv4, destinationIPv4 = 12, 16
+	destinationIPv6             = 24
+)
+
 // destination matches packets to addresses of a prefix.
 func destination(prefix netip.Prefix) []expr.Any {
-	family, at := byte(unix.NFPROTO_IPV4), uint32(16)
+	family, at := byte(unix.NFPROTO_IPV4), uint32(destinationIPv4)
 	if prefix.Addr().Is6() {
-		family, at = unix.NFPROTO_IPV6, 24
+		family, at = unix.NFPROTO_IPV6, destinationIPv6
 	}
+	return append([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{family}},
+	}, within(prefix, at)...)
+}
+
+// addressed matches frames with IPv4 whose address at an offset is of a prefix.
+func addressed(prefix netip.Prefix, at uint32) []expr.Any {
+	return append([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.BigEndian.PutUint16(unix.ETH_P_IP)},
+	}, within(prefix, at)...)
+}
+
+// within compares the address at an offset of the network header with a prefix.
+func within(prefix netip.Prefix, at uint32) []expr.Any {
 	address := prefix.Masked().Addr().AsSlice()
 	mask := make([]byte, len(address))
 	for bit := range prefix.Bits() {
@@ -183,8 +210,6 @@ func destination(prefix netip.Prefix) []expr.Any {
 	}
 	size := uint32(len(address))
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{family}},
 		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: size},
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: size, Mask: mask, Xor: make([]byte, size)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: address},
