@@ -379,6 +379,9 @@ func TestFunctionAnswersEarly(t *testing.T) {
 		if !strings.HasPrefix(head, "HTTP/1.1 403 ") {
 			t.Errorf("head %q", head)
 		}
+		if way == "fast" && !strings.Contains(head, "Connection: close") { // net/http has told its head before it knows
+			t.Errorf("the head does not tell that the connection ends: %q", head)
+		}
 		p.hear("no")
 		p.CloseWrite()
 		p.ended()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -432,15 +433,26 @@ func TestLargeBodiesBothWaysAtOnce(t *testing.T) {
 			io.Copy(w, r.Body)
 		})
 		g := newRig(t, way, func(s *orchestrator.Spec) { s.MaxRequest = 0 }, in.addr)
-		sent := noise(12 << 20)
-		resp, err := g.client("h1").Post(g.url("/"), "application/octet-stream", bytes.NewReader(sent))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if diff := cmp.Diff(sum(sent), sum(got)); diff != "" || err != nil {
-			t.Errorf("%v (-want +got):\n%s", err, diff)
+		sent, client := noise(12<<20), g.client("h1")
+		for again := range 2 {
+			reused := false
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.url("/"), bytes.NewReader(sent))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if diff := cmp.Diff(sum(sent), sum(got)); diff != "" || err != nil {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
+			}
+			if again == 1 && !reused {
+				t.Error("the connection was not kept, though all of the request came before the end of the answer")
+			}
 		}
 	})
 }

@@ -80,7 +80,7 @@ func (l *loop) take(b *backend, data []byte, scanned int) {
 			}
 			continue
 		}
-		out = l.head(b, out)
+		out = l.head(b, out, int64(len(data)))
 	}
 	rest := data
 	out, rest, err := l.body(b, out, data)
@@ -116,8 +116,9 @@ func (l *loop) pass(c *client, out []byte) {
 	}
 }
 
-// head appends the head of the answer in l.response as the client gets it.
-func (l *loop) head(b *backend, out []byte) []byte {
+// head appends the head of the answer in l.response as the client gets it. After
+// it came have bytes.
+func (l *loop) head(b *backend, out []byte, have int64) []byte {
 	c := b.c
 	f := &c.call
 	r := &l.response
@@ -137,7 +138,10 @@ func (l *loop) head(b *backend, out []byte) []byte {
 	default:
 		b.framing, b.last = framingEnd, true
 	}
-	c.closing = c.closing || f.bodyLeft > 0 || l.draining
+	// An answer that is whole before the request is ends the connection. One that
+	// streams back what comes in does not: its end comes after the request's.
+	whole := b.framing == framingNone || b.framing == framingLength && b.left <= have
+	c.closing = c.closing || l.draining || whole && f.bodyLeft > 0
 	f.status = r.Status
 	l.discard(f.keep)
 	f.keep = nil
@@ -203,6 +207,7 @@ func (l *loop) complete(b *backend, out []byte, clean bool) {
 	}
 	f.release(pool.Done)
 	l.observe(c, status)
+	c.closing = c.closing || f.bodyLeft > 0
 	c.state = clientFlushing
 	if !l.send(c, out) {
 		l.close(c)
