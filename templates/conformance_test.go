@@ -1,11 +1,13 @@
 package templates_test
 
 import (
+	"bytes"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/goccy/go-yaml"
@@ -161,6 +163,42 @@ func TestScaffold_answers(t *testing.T) {
 			}
 			if user := docker(t, "image", "inspect", "--format", "{{.Config.User}}", image); user == "" || user == "root" {
 				t.Errorf("the image runs as %q, want an unprivileged user", user)
+			}
+		})
+	}
+}
+
+// TestScaffold_ownTests: a change that the scaffold's own tests do not allow
+// ends its build, in each language.
+func TestScaffold_ownTests(t *testing.T) {
+	requireDocker(t)
+	c := embedded(t)
+	for _, tmpl := range c.Templates() {
+		t.Run(tmpl.Name, func(t *testing.T) {
+			files, err := c.Scaffold(tmpl.Name, "greet-me")
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := 0
+			for name, f := range files {
+				if !strings.Contains(name, "test") && !strings.HasSuffix(name, ".md") && bytes.Contains(f.Data, []byte("Hello")) {
+					files[name] = templates.File{Data: bytes.ReplaceAll(f.Data, []byte("Hello"), []byte("Begone")), Mode: f.Mode}
+					changed++
+				}
+			}
+			if changed == 0 {
+				t.Fatal("the scaffold greets nobody")
+			}
+			args := resolveBases(t, c, tmpl)
+			args[templates.ArgTest] = "1"
+			const tag = "kiln-templates-test/unfriendly"
+			out, err := buildImage(t, composeContext(t, c, tmpl, files), buildOptions{builder: buildKit, tag: tag, args: args})
+			if err == nil {
+				dockerErr("image", "rm", tag)
+				t.Fatal("the build succeeded")
+			}
+			if !strings.Contains(out, "Begone") {
+				t.Errorf("the output does not tell what the test found:\n%s", tail(out, 2000))
 			}
 		})
 	}

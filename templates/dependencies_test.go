@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +172,54 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 		}, buildOptions{args: map[string]string{templates.ArgHandler: "api"}})
 		answersBoth(t, c, "go", image, "below")
 	})
+}
+
+// TestDependencies_edit: after an edit of the handler alone, dependencies come
+// from the builder's cache. Installed again, their files would be younger and
+// their layer another one.
+func TestDependencies_edit(t *testing.T) {
+	requireDocker(t)
+	requireRegistry(t, "https://registry.npmjs.org/ms")
+	c := embedded(t)
+	vendored := templates.File{Data: wheel(t, "greetings", "def hello(): return 'from a wheel'\n"), Mode: 0o644}
+	for template, test := range map[string]struct {
+		files             map[string]templates.File
+		handler, manifest string
+		edited, other     templates.File
+	}{
+		"python": {
+			files: map[string]templates.File{
+				"handler.py": text("def handle(request): pass\n"), "requirements.txt": text("--no-index\ngreetings==1.0\n"),
+				"vendor/greetings-1.0-py3-none-any.whl": vendored,
+			},
+			handler: "handler.py", edited: text("def handle(request): return 'edited'\n"),
+			manifest: "requirements.txt", other: text("# other\n--no-index\ngreetings==1.0\n"),
+		},
+		"node": {
+			files: map[string]templates.File{
+				"handler.js": text("export default () => 'x';\n"), "package.json": text(`{"name": "kit", "type": "module", "dependencies": {"ms": "2.1.3"}}`),
+			},
+			handler: "handler.js", edited: text("export default () => 'edited';\n"),
+			manifest: "package.json", other: text(`{"name": "other", "type": "module", "dependencies": {"ms": "2.1.3"}}`),
+		},
+	} {
+		t.Run(template, func(t *testing.T) {
+			layers := func() []string {
+				image := functionImage(t, c, template, maps.Clone(test.files), buildOptions{})
+				return strings.Fields(docker(t, "image", "inspect", "--format", "{{range .RootFS.Layers}}{{println .}}{{end}}", image))
+			}
+			first := layers()
+			test.files[test.handler] = test.edited
+			edited := layers()
+			if n := len(first) - 1; len(edited) != len(first) || !slices.Equal(edited[:n], first[:n]) || edited[n] == first[n] {
+				t.Errorf("layers %v, after an edit %v: want all but the last to be the same", first, edited)
+			}
+			test.files[test.manifest] = test.other
+			if other := layers(); slices.Equal(other[:len(other)-1], edited[:len(edited)-1]) {
+				t.Error("another manifest of dependencies left the layers the same: this test sees nothing")
+			}
+		})
+	}
 }
 
 func TestDependencies_packages(t *testing.T) {

@@ -131,9 +131,7 @@ func (b *Composer) planTemplate(ctx context.Context, p *plan, r orchestrator.Rev
 	p.args[templates.ArgHandler] = r.Spec.Handler
 	p.args[templates.ArgPackages] = strings.Join(r.Spec.Build.Packages, " ")
 	p.args[templates.ArgTest] = ""
-	if r.Spec.Build.Test {
-		p.args[templates.ArgTest] = "1"
-	}
+	p.askForTests(r)
 	for _, base := range t.Bases {
 		if p.args[base.Arg], err = b.bases.resolve(ctx, base, with); err != nil {
 			return err
@@ -142,11 +140,19 @@ func (b *Composer) planTemplate(ctx context.Context, p *plan, r orchestrator.Rev
 	return nil
 }
 
+// askForTests has the function's own tests run, where its settings want it.
+func (p *plan) askForTests(r orchestrator.Revision) {
+	if r.Spec.Build.Test {
+		p.args[templates.ArgTest] = "1"
+	}
+}
+
 // planOwn is for a function that brings its Dockerfile. Images that a template
 // has a fallback for get it here too, by changing what the builder reads: to
 // give the fallback the name of the image it stands in for would lie to
 // everybody else on the engine.
 func (b *Composer) planOwn(ctx context.Context, p *plan, r orchestrator.Revision, t orchestrator.Template, with terms) error {
+	p.askForTests(r) // what the Dockerfile makes of it is its own affair
 	name := t.Dockerfile(r.Spec.Handler)
 	code, err := b.config.Archives.Archive(ctx, r.ArchiveDigest)
 	if err != nil {

@@ -398,7 +398,7 @@ func TestOwnDockerfile(t *testing.T) {
 	r.engine.AddPullable("golang:1", enginetest.Idle())
 	dockerfile := "FROM golang:1 AS build\nRUN true\nFROM " + debian + "\nCOPY --from=build /x /x\n"
 	rev := r.revision(t, map[string]string{"Dockerfile": dockerfile, "main.go": "package main"})
-	rev.Spec.Build.Args = map[string]string{"A": "1"}
+	rev.Spec.Build.Args, rev.Spec.Build.Test = map[string]string{"A": "1"}, true
 	_, got, err := r.build(t, rev, "dockerfile")
 	if err != nil {
 		t.Fatal(err)
@@ -410,7 +410,7 @@ func TestOwnDockerfile(t *testing.T) {
 	if sent.Dockerfile != "Dockerfile" {
 		t.Errorf("Dockerfile %q, want the function's own", sent.Dockerfile)
 	}
-	if diff := cmp.Diff(map[string]string{"A": "1"}, sent.Args); diff != "" {
+	if diff := cmp.Diff(map[string]string{"A": "1", "KILN_TEST": "1"}, sent.Args); diff != "" {
 		t.Errorf("args (-want +got):\n%s", diff)
 	}
 	steps := got.steps()
