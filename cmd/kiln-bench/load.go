@@ -200,33 +200,39 @@ func (c *caller) exchange(request []byte) (status int, err error) {
 	if _, err := c.conn.Write(request); err != nil {
 		return 0, err
 	}
-	return readAnswer(c.reader)
+	status, last, err := readAnswer(c.reader)
+	if last {
+		c.hangUp()
+	}
+	return status, err
 }
 
 var (
-	lengthHeader  = []byte("content-length:")
-	chunkedHeader = []byte("transfer-encoding:")
+	lengthHeader     = []byte("content-length:")
+	chunkedHeader    = []byte("transfer-encoding:")
+	connectionHeader = []byte("connection:")
 )
 
 // readAnswer reads an HTTP/1.1 answer of known length or in chunks and discards
-// its body. It trusts the server: this is a load driver.
-func readAnswer(r *bufio.Reader) (status int, err error) {
+// its body. The last one on its connection says so. It trusts the server: this is
+// a load driver.
+func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if len(line) < 12 {
-		return 0, fmt.Errorf("not an answer: %q", line)
+		return 0, false, fmt.Errorf("not an answer: %q", line)
 	}
 	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return 0, fmt.Errorf("not an answer: %q", line)
+		return 0, false, fmt.Errorf("not an answer: %q", line)
 	}
 	length := int64(-1)
 	chunked := false
 	for {
 		line, err = r.ReadSlice('\n')
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		line = bytes.TrimRight(line, "\r\n")
 		if len(line) == 0 {
@@ -234,21 +240,23 @@ func readAnswer(r *bufio.Reader) (status int, err error) {
 		}
 		if value, ok := header(line, lengthHeader); ok {
 			if length, err = strconv.ParseInt(string(value), 10, 64); err != nil {
-				return 0, err
+				return 0, false, err
 			}
 		} else if _, ok := header(line, chunkedHeader); ok {
 			chunked = true
+		} else if value, ok := header(line, connectionHeader); ok {
+			last = bytes.EqualFold(value, []byte("close"))
 		}
 	}
 	switch {
 	case chunked:
-		return status, discardChunks(r)
+		err = discardChunks(r)
 	case length < 0 && status != 204 && status != 304:
-		return 0, errors.New("an answer without a length")
+		err = errors.New("an answer without a length")
 	case length > 0:
 		_, err = io.CopyN(io.Discard, r, length)
 	}
-	return status, err
+	return status, last, err
 }
 
 func header(line, name []byte) ([]byte, bool) {

@@ -33,6 +33,7 @@ type plan struct {
 	functions int // called at random
 	colds     int // samples of each kind of start
 	bursts    []int
+	deploys   int   // of an edit, of each template
 	memory    []int // functions deployed
 	templates []string
 	simulated int           // functions
@@ -45,7 +46,7 @@ func fullPlan() plan {
 	return plan{
 		stretch: 5 * time.Second, warmUp: time.Second, rounds: 4,
 		callers: []int{1, 16, 64}, bodies: []int{0, 1 << 10, 1 << 20}, functions: 100,
-		colds: 25, bursts: []int{2, 8, 32}, memory: []int{0, 100, 200, 1000},
+		colds: 25, bursts: []int{2, 8, 32}, deploys: 10, memory: []int{0, 100, 200, 1000},
 		templates: []string{"python", "node", "go"}, simulated: 2000,
 		soak: 10 * time.Minute, soakTurn: 15 * time.Second,
 	}
@@ -56,14 +57,14 @@ func quickPlan() plan {
 	p := fullPlan()
 	p.stretch, p.warmUp, p.rounds = time.Second, 300*time.Millisecond, 2
 	p.bodies, p.functions = []int{0, 1 << 10}, 10
-	p.colds, p.bursts, p.memory = 5, []int{2, 8}, []int{0, 20}
+	p.colds, p.bursts, p.deploys, p.memory = 5, []int{2, 8}, 2, []int{0, 20}
 	p.simulated = 500
 	p.soak, p.soakTurn = 10*time.Second, 3*time.Second
 	return p
 }
 
 // sections of a run, in order.
-var sections = []string{"warm", "cold", "memory", "soak", "sim"}
+var sections = []string{"warm", "cold", "deploy", "memory", "soak", "sim"}
 
 func main() {
 	quick := flag.Bool("quick", false, "a short run")
@@ -111,15 +112,17 @@ func run(ctx context.Context, p plan, only []string, out string) error {
 		return err
 	}
 	report := Report{Machine: describeMachine(ctx, engine), Started: time.Now().UTC().Truncate(time.Second)}
-	if err := measure(ctx, p, only, engine, dir, &report); err != nil {
-		return err
-	}
+	// What was measured before a failure or an interrupt is kept.
+	failure := measure(ctx, p, only, engine, dir, &report)
 	report.Ratios = ratios(report)
 	if err := report.write(out); err != nil {
 		return err
 	}
 	report.print(os.Stdout)
 	fmt.Printf("\nwritten: %s and %s\n", filepath.Join(out, "bench.json"), filepath.Join(out, "bench.html"))
+	if failure != nil {
+		return fmt.Errorf("%w; logs in %s", failure, dir)
+	}
 	return os.RemoveAll(dir)
 }
 
@@ -127,17 +130,24 @@ func run(ctx context.Context, p plan, only []string, out string) error {
 func measure(ctx context.Context, p plan, only []string, engine *docker.Client, dir string, report *Report) error {
 	if slices.Contains(only, "warm") {
 		warm, err := runWarm(ctx, p, engine, dir)
+		report.Warm = &warm
 		if err != nil {
 			return fmt.Errorf("warm: %w", err)
 		}
-		report.Warm = &warm
 	}
 	if slices.Contains(only, "cold") {
 		cold, err := runCold(ctx, p, engine, dir)
+		report.Cold = &cold
 		if err != nil {
 			return fmt.Errorf("cold: %w", err)
 		}
-		report.Cold = &cold
+	}
+	if slices.Contains(only, "deploy") {
+		deploys, err := runDeploys(ctx, p, dir)
+		if err != nil {
+			return fmt.Errorf("deploy: %w", err)
+		}
+		report.Deploys = deploys
 	}
 	if slices.Contains(only, "memory") {
 		memory, err := runMemory(ctx, p, engine, dir)

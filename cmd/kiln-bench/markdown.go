@@ -41,6 +41,12 @@ func (r Report) markdown(w io.Writer) error {
 	if r.Cold != nil {
 		r.Cold.markdown(&b)
 	}
+	if len(r.Deploys) > 0 {
+		t := table(&b, "Deploy of an edit, dependencies unchanged", "template", "samples", "p50 ms", "p99", "max")
+		for _, row := range r.Deploys {
+			t.row(row.Template, row.Samples, whole(row.P50), whole(row.P99), whole(row.Max))
+		}
+	}
 	if r.Memory != nil {
 		r.Memory.markdown(&b)
 	}

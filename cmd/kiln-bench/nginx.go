@@ -20,7 +20,7 @@ type nginx struct {
 // nginxConfig gives nginx what a careful operator would: all cores, kept
 // connections both ways, no access log, buffers that hold a small answer, and the
 // headers that tell a function who called, which Kiln sends too.
-const nginxConfig = `worker_processes auto;
+const nginxConfig = `%[5]sworker_processes auto;
 pid %[1]s/nginx.pid;
 error_log %[1]s/error.log warn;
 worker_rlimit_nofile 65536;
@@ -76,8 +76,12 @@ func startNginx(dir string, functions map[string]string) (*nginx, error) {
 		fmt.Fprintf(&upstreams, nginxUpstream, name, upstream)
 		fmt.Fprintf(&locations, nginxLocation, name)
 	}
+	user := ""
+	if os.Geteuid() == 0 {
+		user = "user root;\n" // as another one, workers could not write into the benchmark's folder
+	}
 	config := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, addr, &upstreams, &locations), 0o644); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, addr, &upstreams, &locations, user), 0o644); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(binary, "-c", config, "-p", dir, "-g", "daemon off;")

@@ -26,14 +26,19 @@ type OneMany struct {
 // Keeps is the share of the rate with one function that many leave.
 func (o OneMany) Keeps() float64 { return o.Many.Rate / o.One.Rate }
 
-// randomCallers is how many callers there are at a time.
-const randomCallers = 16
+const (
+	// randomCallers is how many callers there are at a time.
+	randomCallers = 16
+	// randomMemory is each function's: all of them run at once, within the
+	// gateway's memory budget.
+	randomMemory = "64MiB"
+)
 
 // runRandom calls one function, then many at random, in turns, through Kiln and
 // nginx.
 func runRandom(ctx context.Context, p plan, engine *docker.Client, g *gateway, dir string) (r Random, err error) {
 	p.say(fmt.Sprintf("deploying %d functions", p.functions))
-	names, err := g.deployMany(ctx, p.functions, "many", "go", warmSpec(warmConcurrency))
+	names, err := g.deployMany(ctx, p.functions, "many", "go", warmSpec(randomMemory))
 	if err != nil {
 		return r, err
 	}

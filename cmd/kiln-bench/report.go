@@ -21,14 +21,15 @@ import (
 
 // Report is a run.
 type Report struct {
-	Started time.Time `json:"started"`
-	Machine Machine   `json:"machine"`
-	Warm    *Warm     `json:"warm,omitempty"`
-	Cold    *Cold     `json:"cold,omitempty"`
-	Memory  *Memory   `json:"memory,omitempty"`
-	Soak    *Soak     `json:"soak,omitempty"`
-	Sim     *Sim      `json:"sim,omitempty"`
-	Ratios  []Ratio   `json:"ratios"`
+	Started time.Time   `json:"started"`
+	Machine Machine     `json:"machine"`
+	Warm    *Warm       `json:"warm,omitempty"`
+	Cold    *Cold       `json:"cold,omitempty"`
+	Deploys []DeployRow `json:"deploys,omitempty"`
+	Memory  *Memory     `json:"memory,omitempty"`
+	Soak    *Soak       `json:"soak,omitempty"`
+	Sim     *Sim        `json:"sim,omitempty"`
+	Ratios  []Ratio     `json:"ratios"`
 }
 
 // Machine is where a run took place.
@@ -83,6 +84,11 @@ func ratios(r Report) []Ratio {
 	}
 	if r.Cold != nil {
 		all = append(all, coldRatios(*r.Cold)...)
+	}
+	for _, d := range r.Deploys {
+		if d.Template == "python" {
+			all = append(all, Ratio{Name: "deploy of an edit, p50, python", Value: d.P50 / 1000, Target: 3, AtMost: true, Unit: " s"})
+		}
 	}
 	if r.Memory != nil {
 		for _, g := range r.Memory.Gateway {

@@ -33,6 +33,7 @@ const (
 	stopTimeout   = 45 * time.Second
 	deployTimeout = 10 * time.Minute
 	idleTimeout   = 60 * time.Second
+	clearTimeout  = 10 * time.Minute // of a thousand functions
 )
 
 // gateway is a `kiln serve` of the benchmark's own, with its own state, owner
@@ -79,8 +80,11 @@ func startGateway(ctx context.Context, dir, name string, settings ...string) (*g
 	return g, nil
 }
 
-// stop removes every function, ends the gateway and waits for it.
+// stop removes every function, ends the gateway and waits for it, also after the
+// end of ctx.
 func (g *gateway) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearTimeout)
+	defer cancel()
 	var errs []error
 	deployed, err := g.client.Functions(ctx)
 	errs = append(errs, err)

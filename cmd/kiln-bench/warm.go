@@ -59,9 +59,9 @@ func stats(s sample) Stats {
 
 // warmSpec gives the function all of the machine, so that the proxies are what
 // is measured, and keeps one instance that is never frozen.
-func warmSpec(concurrency int) string {
-	return fmt.Sprintf("concurrency: %d\nresources: {cpu: %d, memory: 256MiB}\nmax_request: 0\nscale: {min: 1, max: 1, freeze_after: 0s, keep_alive: 1h}\n",
-		concurrency, runtime.NumCPU())
+func warmSpec(memory string) string {
+	return fmt.Sprintf("concurrency: %d\nresources: {cpu: %d, memory: %s}\nmax_request: 0\nscale: {min: 1, max: 1, freeze_after: 0s, keep_alive: 1h}\n",
+		warmConcurrency, runtime.NumCPU(), memory)
 }
 
 // warmConcurrency is above every number of callers: nothing queues.
@@ -74,7 +74,7 @@ func runWarm(ctx context.Context, p plan, engine *docker.Client, dir string) (w 
 	}
 	defer func() { err = joinErr(err, g.stop(ctx)) }()
 	p.say("deploying the function")
-	if err := g.deploy(ctx, "echo", "go", warmSpec(warmConcurrency)); err != nil {
+	if err := g.deploy(ctx, "echo", "go", warmSpec("256MiB")); err != nil {
 		return w, err
 	}
 	instance, err := g.instance(ctx, engine, "echo")
