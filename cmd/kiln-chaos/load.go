@@ -85,6 +85,18 @@ func (g *gateway) startLoad(callers []caller) *load {
 	return l
 }
 
+// mark is a point in a load: how much there was up to it.
+type mark struct {
+	sent          int64
+	failures, ids int
+}
+
+func (l *load) mark() mark {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return mark{sent: l.sent.Load(), failures: len(l.failures), ids: len(l.ids)}
+}
+
 func (l *load) stop() {
 	l.cancel()
 	l.work.Wait()

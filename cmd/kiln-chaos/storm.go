@@ -35,12 +35,11 @@ func (w *world) callers() []caller {
 	return callers
 }
 
-// storm injects the faults one after the other and prints the table.
-func storm(ctx context.Context, w *world) error {
-	if err := w.populate(ctx); err != nil {
-		return err
-	}
-	var rows []row
+// stages are the faults of this run and how often each is injected, in groups
+// that share a time of load. The short form has one: to stop the load, let the
+// deploys under way end and look at everything takes longer than most faults.
+func (w *world) stages() [][]injection {
+	var all [][]injection
 	for _, f := range faults() {
 		rounds := f.full
 		if w.o.short {
@@ -55,18 +54,33 @@ func storm(ctx context.Context, w *world) error {
 		if rounds == 0 || f.own && !w.o.own {
 			continue
 		}
-		r := row{fault: f.name}
-		var err error
-		if f.prepare != nil {
-			err = f.prepare(ctx, w)
+		if w.o.short && len(all) > 0 {
+			all[0] = append(all[0], injection{f, rounds})
+		} else {
+			all = append(all, []injection{{f, rounds}})
 		}
-		if err == nil {
-			r, err = w.endure(ctx, f, rounds)
-		}
-		rows = append(rows, r)
+	}
+	return all
+}
+
+// injection is a fault and how often it is injected.
+type injection struct {
+	fault
+	rounds int
+}
+
+// storm injects the faults one after the other and prints the table.
+func storm(ctx context.Context, w *world) error {
+	if err := w.populate(ctx); err != nil {
+		return err
+	}
+	var rows []row
+	for _, stage := range w.stages() {
+		of, err := w.endure(ctx, stage)
+		rows = append(rows, of...)
 		if err != nil {
 			printTable(os.Stdout, rows, w)
-			return fmt.Errorf("%s: %w", f.name, err)
+			return fmt.Errorf("%s: %w", rows[len(rows)-1].fault, err)
 		}
 	}
 	var flooded flood
@@ -97,17 +111,55 @@ func storm(ctx context.Context, w *world) error {
 	return nil
 }
 
-// endure injects one fault some times under load and draws up its row.
-func (w *world) endure(ctx context.Context, f fault, rounds int) (row, error) {
-	w.o.say("%s, %d times", f.name, rounds)
-	w.excuses, w.violations, w.slowestBack = nil, nil, 0
-	r := row{fault: f.name}
-	before := w.figures(ctx)
+// endure injects the faults of a stage under load, looks at what is there
+// afterwards, and draws up their rows. The last one tells what was lost or left
+// over; when there are several faults it is a row of its own.
+func (w *world) endure(ctx context.Context, stage []injection) (rows []row, err error) {
+	for _, i := range stage {
+		if i.prepare != nil {
+			if err := i.prepare(ctx, w); err != nil {
+				return []row{{fault: i.name}}, err
+			}
+		}
+	}
+	w.excuses = nil
 	l, c := w.gateway.startLoad(w.callers()), w.startChurn()
-	deployed := w.deployed.Load()
-	var err error
-	for r.times < rounds && err == nil {
-		err = f.inject(ctx, w)
+	for _, i := range stage {
+		var r row
+		r, err = w.inject(ctx, i, l)
+		rows = append(rows, r)
+		if err != nil {
+			break
+		}
+	}
+	c.stop()
+	l.stop()
+	for i := range rows {
+		if i == len(rows)-1 {
+			rows[i].until = l.mark() // with the calls that were under way
+		}
+		rows[i].take(w, l)
+	}
+	if err != nil {
+		return rows, err
+	}
+	if len(rows) > 1 {
+		rows = append(rows, row{fault: "after these"})
+	}
+	last := &rows[len(rows)-1]
+	last.lost, last.left, err = w.audit(ctx)
+	return rows, err
+}
+
+// inject injects one fault under a load, waits until all is well, and draws up
+// its row but for what is known only when the load has ended.
+func (w *world) inject(ctx context.Context, i injection, l *load) (r row, err error) {
+	w.o.say("%s, %d times", i.name, i.rounds)
+	w.violations, w.slowestBack = nil, 0
+	r.fault, r.from = i.name, l.mark()
+	before, deployed := w.figures(ctx), w.deployed.Load()
+	for r.times < i.rounds && err == nil {
+		err = i.fault.inject(ctx, w)
 		r.times++
 	}
 	if err == nil {
@@ -116,25 +168,20 @@ func (w *world) endure(ctx context.Context, f fault, rounds int) (row, error) {
 	if err == nil {
 		err = w.pause(ctx, calm)
 	}
-	c.stop()
-	l.stop()
-	r.changes = w.deployed.Load() - deployed
-	r.back = w.slowestBack
-	r.take(w, l)
-	if err != nil {
-		r.violations = append(w.violations, err.Error())
-		return r, err
+	if err == nil {
+		w.returned(ctx, before)
+	} else {
+		w.broken("%v", err)
 	}
-	r.lost, r.left, err = w.audit(ctx)
-	w.returned(ctx, before)
-	r.violations = w.violations
+	r.changes = w.deployed.Load() - deployed
+	r.back, r.violations, r.until = w.slowestBack, w.violations, l.mark()
 	return r, err
 }
 
-// take counts the calls of a load.
+// take counts the calls of a load that belong to a row.
 func (r *row) take(w *world, l *load) {
-	r.sent = l.sent.Load()
-	for _, f := range l.failures {
+	r.sent = r.until.sent - r.from.sent
+	for _, f := range l.failures[r.from.failures:r.until.failures] {
 		if w.excused(f) {
 			r.allowed++
 		} else {
@@ -143,9 +190,9 @@ func (r *row) take(w *world, l *load) {
 	}
 	received, err := w.journal.received()
 	if err != nil {
-		w.broken("the functions' own ledger cannot be read: %v", err)
+		r.violations = append(r.violations, fmt.Sprintf("the functions' own ledger cannot be read: %v", err))
 	}
-	for _, id := range l.ids {
+	for _, id := range l.ids[r.from.ids:r.until.ids] {
 		if n := received[id]; n > 1 {
 			r.twice = append(r.twice, fmt.Sprintf("%s was received %d times", id, n))
 		}
@@ -159,7 +206,7 @@ type figures struct {
 	descriptors float64
 }
 
-// figures measures the gateway, while it has nothing to do.
+// figures measures the gateway.
 func (w *world) figures(ctx context.Context) figures {
 	now := figures{process: w.gateway.process}
 	var errs [2]error

@@ -11,6 +11,8 @@ import (
 type row struct {
 	fault      string
 	times      int
+	from       mark // in the load
+	until      mark
 	changes    int64 // deploys and removals that were acknowledged
 	sent       int64
 	allowed    int
