@@ -34,6 +34,11 @@ const pollInterval = 100 * time.Millisecond
 //	flood NAME CALLS CALLERS
 //	                        begin to queue numbered calls, each until it is acknowledged
 //	flooded                 wait until all of them are
+//	events NAME             read a stream of events of a function, one by one
+//	websocket NAME TEXT     have a text come back over a WebSocket
+//	http2 NAME TEXT         have a text come back over HTTP/2 without TLS
+//	clean                   what make clean does, for the script's own gateway;
+//	                        nothing may be left
 //	wheel FILE              write a Python wheel with the module kilnwheel
 //	guide PAGE FILE         write all commands of a page of docs/ as one script
 //	readme LANGUAGE FILE    write the README's first example in a language
@@ -50,6 +55,10 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"calm":       endLoad,
 	"flood":      beginFlood,
 	"flooded":    endFlood,
+	"events":     readEvents,
+	"websocket":  echoSocket,
+	"http2":      overHTTP2,
+	"clean":      clean,
 	"wheel":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeWheel(ts.MkAbs(args[0]))) },
 	"readme":     readmeExample,
 	"guide":      guideScript,
@@ -280,6 +289,25 @@ func noLeftovers(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 		if time.Now().After(deadline) {
 			ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+		}
+	}
+}
+
+// clean runs deploy/clean for what the script's gateway owns: other gateways may
+// run on this engine.
+func clean(ts *testscript.TestScript, _ bool, _ []string) {
+	owner, err := worldOf(ts).gateway.owner()
+	ts.Check(err)
+	script := exec.Command("../../deploy/clean")
+	script.Env = append(os.Environ(), "KILN_CLEAN_OWNER="+owner)
+	if out, err := script.CombinedOutput(); err != nil {
+		ts.Fatalf("deploy/clean: %v\n%s", err, out)
+	}
+	for _, list := range [][]string{{"ps", "-aq"}, {"network", "ls", "-q"}, {"volume", "ls", "-q"}, {"images", "-q"}} {
+		left, err := dockerOutput(append(list, "--filter", "label=dev.kiln.owner="+owner)...)
+		ts.Check(err)
+		if left != "" {
+			ts.Fatalf("docker %s still lists %s", strings.Join(list, " "), left)
 		}
 	}
 }

@@ -102,6 +102,14 @@ func wantError(t testing.TB, err error, class error, code string) {
 	}
 }
 
+// TestDefaultLimits holds what the documentation promises.
+func TestDefaultLimits(t *testing.T) {
+	got := archive.DefaultLimits()
+	if got.Compressed != 50*orchestrator.MiB || got.Unpacked != 250*orchestrator.MiB || got.Entries != 20_000 {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestUnpackFormats(t *testing.T) {
 	umask := syscall.Umask(0o077)
 	defer syscall.Umask(umask)
