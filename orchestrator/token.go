@@ -2,8 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -55,27 +53,11 @@ func (t Token) Can(scope Scope) bool {
 
 // For says whether the token is good for a function.
 func (t Token) For(function string) bool {
-	if len(t.Functions) == 0 {
-		return true
-	}
-	for _, pattern := range t.Functions {
-		if ok, _ := path.Match(pattern, function); ok { // patterns were checked
-			return true
-		}
-	}
-	return false
+	return matchesAny(t.Functions, function)
 }
 
 // Expired says whether the token's time is over.
 func (t Token) Expired(now time.Time) bool { return !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) }
-
-// Bounds of a token.
-const (
-	maxTokenFunctions = 32
-	maxTokenPattern   = 63 // the longest name
-)
-
-var patternSyntax = regexp.MustCompile(`^[a-z0-9*?-]+$`)
 
 // Validate checks what a client chose of a token. The error is ErrInvalid.
 func (t Token) Validate() error {
@@ -90,18 +72,12 @@ func (t Token) Validate() error {
 			return Errorf(ErrInvalid, "token-settings-invalid", "%.40q is no scope", scope).WithHint("choose from %s", scopeNames())
 		}
 	}
-	if len(t.Functions) > maxTokenFunctions {
-		return Errorf(ErrInvalid, "token-settings-invalid", "there are more than %d patterns", maxTokenFunctions)
-	}
 	if len(t.Functions) > 0 && slices.Contains(t.Scopes, ScopeAdmin) {
 		return Errorf(ErrInvalid, "token-settings-invalid", "a token for some functions cannot be an administrator's").
 			WithHint("give it deploy, invoke or read")
 	}
-	for _, pattern := range t.Functions {
-		if len(pattern) > maxTokenPattern || !patternSyntax.MatchString(pattern) {
-			return Errorf(ErrInvalid, "token-settings-invalid", "%.80q is no pattern of function names", pattern).
-				WithHint("write a name, with * for any characters and ? for one")
-		}
+	if err := validatePatterns(t.Functions, "token-settings-invalid"); err != nil {
+		return err
 	}
 	return t.Rate.Validate()
 }

@@ -33,6 +33,16 @@ func TestStoreConformsEmbedded(t *testing.T) {
 	})
 }
 
+func TestSecretsConformEmbedded(t *testing.T) {
+	storetest.RunSecrets(t, func(t *testing.T) orchestrator.SecretStore {
+		secrets, err := jetstream.NewSecrets(t.Context(), open(t, jetstream.Options{Dir: t.TempDir()}).Server())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secrets
+	})
+}
+
 func TestTokensConformEmbedded(t *testing.T) {
 	storetest.RunTokens(t, func(t *testing.T) orchestrator.TokenStore {
 		tokens, err := jetstream.NewTokens(t.Context(), open(t, jetstream.Options{Dir: t.TempDir()}).Server())

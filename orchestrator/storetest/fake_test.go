@@ -18,3 +18,7 @@ func TestFakeTokensConform(t *testing.T) {
 func TestFakeTriggersConform(t *testing.T) {
 	storetest.RunTriggers(t, func(*testing.T) orchestrator.TriggerStore { return storetest.NewFakeTriggers() })
 }
+
+func TestFakeSecretsConform(t *testing.T) {
+	storetest.RunSecrets(t, func(*testing.T) orchestrator.SecretStore { return storetest.NewFakeSecrets() })
+}
