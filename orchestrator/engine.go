@@ -10,7 +10,7 @@ import (
 // Labels that every container, network, volume and image made by Kiln carries.
 const (
 	LabelOwner    = "dev.kiln.owner"    // id of the installation; two on one engine leave each other alone
-	LabelKind     = "dev.kiln.kind"     // KindInstance, KindCell, KindImage, KindBase
+	LabelKind     = "dev.kiln.kind"     // KindInstance, KindCell, KindImage, KindBase, KindEntry
 	LabelFunction = "dev.kiln.function" // name
 	LabelRevision = "dev.kiln.revision" // Revision.ID
 	LabelConfig   = "dev.kiln.config"   // Release.ConfigHash
@@ -24,6 +24,7 @@ const (
 	KindCell     = "cell"
 	KindImage    = "image"
 	KindBase     = "base"
+	KindEntry    = "entry" // a volume
 )
 
 // InstancePort is where every instance listens, inside its container.
@@ -96,6 +97,10 @@ type ContainerConfig struct {
 	Labels  map[string]string
 	Limits  Limits
 	Tmpfs   []Tmpfs
+	// Secrets are files at SecretsPath, on a Tmpfs of their own, that only the
+	// container's user may read. They are there before the command runs, and are
+	// nowhere else: not in what the engine tells of the container, nor on disk.
+	Secrets map[string][]byte
 	Network string
 	// Sealed keeps names from being looked up outside the network: queries, too,
 	// carry data.

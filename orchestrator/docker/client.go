@@ -55,6 +55,9 @@ type Options struct {
 	// Labels are put on the containers that are created on the side and never
 	// started (CopyFrom), so that whoever reaps by label finds what a crash left.
 	Labels map[string]string
+	// Program is the path of a static program that runs entry.Main when its first
+	// argument is entry.Verb. Empty = containers cannot have secrets.
+	Program string
 }
 
 // Client is a Docker engine. It implements orchestrator.Engine, Images and
@@ -64,6 +67,7 @@ type Client struct {
 	options Options
 	users   userCache
 	frozen  frozenSet
+	entries entryVolume
 	// pullStall is a field for the tests' sake.
 	pullStall time.Duration
 
@@ -92,7 +96,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 		return nil, orchestrator.Errorf(orchestrator.ErrInvalid, "engine-address-invalid", "the engine's address: %w", err).
 			WithHint("give an address such as unix:///var/run/docker.sock")
 	}
-	c := &Client{api: api, options: options, pullStall: pullStall}
+	c := &Client{api: api, options: options, entries: newEntryVolume(), pullStall: pullStall}
 	pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	ping, err := api.Ping(pingCtx)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
@@ -68,7 +69,13 @@ func (c *Client) run(caller context.Context, config orchestrator.ContainerConfig
 	if err != nil {
 		return orchestrator.Container{}, err
 	}
-	created, err := c.create(ctx, config, image)
+	var volume string
+	if len(config.Secrets) > 0 {
+		if volume, err = c.entry(caller, config.Image); err != nil {
+			return orchestrator.Container{}, fmt.Errorf("prepare to hand secrets to %s: %w", config.Name, err)
+		}
+	}
+	created, err := c.create(ctx, config, image, volume)
 	if err != nil {
 		return orchestrator.Container{}, translate(caller, "create "+config.Name, err)
 	}
@@ -82,7 +89,9 @@ func (c *Client) run(caller context.Context, config orchestrator.ContainerConfig
 	return orchestrator.Container{}, err
 }
 
-func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig, image imageDefaults) (string, error) {
+// create makes a container. volume is the one with the entry program, if it is
+// to have secrets.
+func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig, image imageDefaults, volume string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	host := hostConfig(config)
@@ -107,6 +116,9 @@ func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig
 	}
 	//lint:ignore SA1019 engines before API 1.44 know no other field; the client drops it for newer ones
 	settings.MacAddress = mac
+	if volume != "" {
+		withEntry(settings, host, image, volume)
+	}
 	created, err := c.api.ContainerCreate(ctx, settings, host, c.endpoints(config.Network, mac), nil, config.Name)
 	return created.ID, err
 }
@@ -118,8 +130,22 @@ func (c *Client) start(ctx, caller context.Context, id string, config orchestrat
 	if err := caller.Err(); err != nil {
 		return orchestrator.Container{}, translate(caller, "start "+config.Name, err)
 	}
+	var stdin *input
+	if len(config.Secrets) > 0 {
+		var err error
+		if stdin, err = c.attach(ctx, id); err != nil {
+			return orchestrator.Container{}, translate(caller, "attach to "+config.Name, err)
+		}
+		defer stdin.conn.Close()
+	}
 	if err := c.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		return orchestrator.Container{}, startError(translate(caller, "start "+config.Name, err), config)
+	}
+	if stdin != nil {
+		// One that has ended says why in its log.
+		if err := stdin.deliver(config.Secrets); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+			return orchestrator.Container{}, translate(caller, "hand secrets to "+config.Name, err)
+		}
 	}
 	if err := caller.Err(); err != nil {
 		return orchestrator.Container{}, translate(caller, "start "+config.Name, err)

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/volume"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
@@ -72,15 +74,19 @@ func owned(t *testing.T) map[string]string {
 
 // probeImage is the image with the probe, built once for all tests.
 type probeImage struct {
-	once sync.Once
-	err  error
-	used bool
+	once   sync.Once
+	err    error
+	used   bool
+	folder string // of the program
 }
 
 var probe probeImage
 
 func (p *probeImage) ref() string     { return session + "/probe:1" }
 func (p *probeImage) network() string { return session }
+
+// program is the probe on this machine, once it was built.
+func (p *probeImage) program() string { return filepath.Join(p.folder, "probe") }
 
 // probeTimeout bounds building the probe, which compiles parts of the standard
 // library on a machine that never did so without cgo.
@@ -107,18 +113,16 @@ func (p *probeImage) make(client *docker.Client) error {
 	}); err != nil {
 		return err
 	}
-	folder, err := os.MkdirTemp("", session)
-	if err != nil {
+	var err error
+	if p.folder, err = os.MkdirTemp("", session); err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
-	binary := filepath.Join(folder, "probe")
-	build := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", binary, "../enginetest/testdata/probe")
+	build := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", p.program(), "../enginetest/testdata/probe")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	program, err := os.ReadFile(binary)
+	program, err := os.ReadFile(p.program())
 	if err != nil {
 		return err
 	}
@@ -162,7 +166,12 @@ func (p *probeImage) remove() error {
 		errs = append(errs, client.RemoveImage(ctx, image.ID))
 	}
 	// The contract has no removal of networks, for nothing in Kiln removes one.
-	errs = append(errs, client.API().NetworkRemove(ctx, p.network()))
+	errs = append(errs, client.API().NetworkRemove(ctx, p.network()), os.RemoveAll(p.folder))
+	volumes, err := client.API().VolumeList(ctx, volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", orchestrator.LabelOwner+"="+session))})
+	errs = append(errs, err)
+	for _, v := range volumes.Volumes {
+		errs = append(errs, client.API().VolumeRemove(ctx, v.Name, false))
+	}
 	return errors.Join(append(errs, client.Close())...)
 }
 
@@ -188,11 +197,12 @@ func tarOf(files map[string]string) *bytes.Buffer {
 func subjects(builder docker.BuilderMode) func(t *testing.T) enginetest.Subject {
 	serial := 0
 	return func(t *testing.T) enginetest.Subject {
-		client := open(t, docker.Options{Builder: builder})
+		image := probe.require(t, open(t, docker.Options{}))
+		client := open(t, docker.Options{Builder: builder, Labels: owned(t), Program: probe.program()})
 		serial++
 		return enginetest.Subject{
 			Engine: client, Images: client, Builder: client,
-			Probe:   probe.require(t, client),
+			Probe:   image,
 			Prefix:  fmt.Sprintf("%s-%s-%d", session, builder, serial),
 			Labels:  owned(t),
 			Network: probe.network(),

@@ -23,8 +23,9 @@ const maxPasswd = 1 << 20
 // imageDefaults is what an image says about its containers and Kiln overrides
 // or narrows.
 type imageDefaults struct {
-	user    string
-	volumes []string
+	user                string
+	volumes             []string
+	entrypoint, command []string
 }
 
 // userCache remembers, by image id, whom the name of a user stands for. It
@@ -63,6 +64,7 @@ func (c *Client) imageDefaults(ctx context.Context, ref string) (imageDefaults, 
 	var user string
 	if details.Config != nil {
 		user = details.Config.User
+		d.entrypoint, d.command = details.Config.Entrypoint, details.Config.Cmd
 		for path := range details.Config.Volumes {
 			d.volumes = append(d.volumes, path)
 		}

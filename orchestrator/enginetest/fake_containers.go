@@ -82,7 +82,7 @@ func (f *Fake) Run(ctx context.Context, config orchestrator.ContainerConfig) (or
 		kill: kill, term: make(chan struct{}), ended: make(chan struct{}),
 		state: orchestrator.ContainerRunning, grown: make(chan struct{}),
 	}
-	c.config.Env, c.config.Labels = maps.Clone(config.Env), maps.Clone(config.Labels)
+	c.config.Env, c.config.Labels, c.config.Secrets = maps.Clone(config.Env), maps.Clone(config.Labels), maps.Clone(config.Secrets)
 	c.pid = f.serial
 	c.addr = fmt.Sprintf("127.%d.%d.%d", f.subnet[0], f.subnet[1]+byte(f.serial/addressesEach), 1+f.serial%addressesEach)
 	f.containers[c.id] = c

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -171,6 +174,7 @@ func Probe() Program {
 			Stdout:   p.Stdout,
 			Stderr:   p.Stderr,
 			Term:     p.Term,
+			ReadFile: p.readFile,
 			Allocate: p.Allocate,
 			Listen: func() (net.Listener, error) {
 				listener, err := p.Listen()
@@ -178,6 +182,17 @@ func Probe() Program {
 			},
 		}, p.Config.Command)
 	}
+}
+
+// readFile finds secrets in the container, and all else on the machine.
+func (p *Process) readFile(name string) ([]byte, error) {
+	if secret, ok := strings.CutPrefix(name, orchestrator.SecretsPath+"/"); ok {
+		if value, ok := p.Config.Secrets[secret]; ok {
+			return value, nil
+		}
+		return nil, fs.ErrNotExist
+	}
+	return os.ReadFile(name)
 }
 
 // frozenListener makes the connections of a listener stand still while the

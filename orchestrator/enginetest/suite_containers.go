@@ -1,8 +1,10 @@
 package enginetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -18,6 +20,7 @@ import (
 var containerTests = []suiteTest{
 	{"RunInspectListStop", testLifecycle},
 	{"EnvironmentAndCommand", testEnvironment},
+	{"Secrets", testSecrets},
 	{"NameInUse", testNameInUse},
 	{"RefusedConfigurations", testRefused},
 	{"Exited", testExited},
@@ -105,6 +108,34 @@ func testEnvironment(t *testing.T, b *bench) {
 	got, err := get(b.ctx(t), c, "/env?name=KILN_TEST")
 	if err != nil || got != config.Env["KILN_TEST"] {
 		t.Errorf("environment: got %q, %v; want %q", got, err, config.Env["KILN_TEST"])
+	}
+}
+
+// testSecrets looks for each value where it belongs: whole, whatever is in it, and
+// there when the command begins.
+func testSecrets(t *testing.T, b *bench) {
+	every := make([]byte, 256)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	config := b.config()
+	config.Command = []string{"serve"} // replaces the image's also when secrets come first
+	config.Secrets = map[string][]byte{
+		"API_KEY": []byte("s3cret\n"), "every.byte": every,
+		"largest": bytes.Repeat([]byte("k"), int(orchestrator.MaxSecret)),
+	}
+	for i := range 8 { // more than a pipe holds
+		config.Secrets[fmt.Sprintf("more-%d", i)] = bytes.Repeat([]byte{byte(i)}, int(orchestrator.MaxSecret))
+	}
+	for range 2 { // the first has more to prepare
+		config.Name = b.config().Name
+		c := b.serve(t, config)
+		for name, want := range config.Secrets {
+			got, err := get(b.ctx(t), c, "/file?path="+orchestrator.SecretsPath+"/"+name)
+			if err != nil || got != string(want) {
+				t.Errorf("secret %s: got %d bytes, %v; want %d", name, len(got), err, len(want))
+			}
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +56,7 @@ type Machine struct {
 	Stdout, Stderr io.Writer
 	Term           <-chan struct{} // closed on SIGTERM
 	Listen         func() (net.Listener, error)
+	ReadFile       func(path string) ([]byte, error)
 	// Allocate uses that many bytes of memory until the program ends.
 	Allocate func(bytes int64)
 }
@@ -161,6 +163,8 @@ func (m Machine) serve(ctx context.Context) int {
 //	GET  /log?out=&err=  writes lines
 //	GET  /allocate?bytes the program uses that much memory
 //	GET  /write?path=    200 when a file could be written, 403 and why when not
+//	GET  /file?path=     the content of a file, 404 and why when it has none
+//	GET  /mode?path=     mode and owner of a file, 404 and why when there is none
 //	GET  /dial?to=&to=   those of the addresses HOST:PORT that accept
 //	GET  /lookup?name=   the addresses of a name, 403 and why when it has none
 //	GET  /count          how many requests came before
@@ -196,12 +200,21 @@ func (m Machine) handler(exit chan<- int) http.Handler {
 		}
 	})
 	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) {
-		data, err := os.ReadFile(r.FormValue("path"))
+		data, err := m.ReadFile(r.FormValue("path"))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusNotFound)
 			return
 		}
 		w.Write(data)
+	})
+	mux.HandleFunc("/mode", func(w http.ResponseWriter, r *http.Request) {
+		info, err := os.Stat(r.FormValue("path"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		owner := reflect.Indirect(reflect.ValueOf(info.Sys())).FieldByName("Uid")
+		fmt.Fprintf(w, "%s %v", info.Mode(), owner)
 	})
 	mux.HandleFunc("/dial", func(w http.ResponseWriter, r *http.Request) {
 		_ = r.ParseForm() // what cannot be read is not dialled
