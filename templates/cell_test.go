@@ -85,7 +85,12 @@ func functionTar(t *testing.T, image string) []byte {
 // load sends code to a cell.
 func (i *instance) load(token string, env map[string]string, code []byte) answer {
 	i.t.Helper()
-	head, err := templates.LoadHead(env)
+	return i.loadSecrets(token, env, nil, code)
+}
+
+func (i *instance) loadSecrets(token string, env map[string]string, secrets map[string][]byte, code []byte) answer {
+	i.t.Helper()
+	head, err := templates.LoadHead(env, secrets)
 	if err != nil {
 		i.t.Fatal(err)
 	}
@@ -242,7 +247,7 @@ func TestCell_secondLoad(t *testing.T) {
 
 func TestLoadHead(t *testing.T) {
 	env := map[string]string{"A": "1", "B": "ü\n"}
-	head, err := templates.LoadHead(maps.Clone(env))
+	head, err := templates.LoadHead(maps.Clone(env), map[string][]byte{"K": {1}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,6 +262,10 @@ func TestLoadHead(t *testing.T) {
 	var got map[string]string
 	if err := json.NewDecoder(r).Decode(&got); err != nil || !maps.Equal(got, env) {
 		t.Errorf("got %v %v, want %v", got, err, env)
+	}
+	var secrets map[string][]byte
+	if next, err := r.Next(); err != nil || next.Name != "secrets.json" || json.NewDecoder(r).Decode(&secrets) != nil || !bytes.Equal(secrets["K"], []byte{1}) {
+		t.Errorf("got %v %v %v, want the secrets to follow", next, err, secrets)
 	}
 	if next, err := r.Next(); err != nil || next.Name != "function/x" {
 		t.Errorf("got %v %v, want the code to follow", next, err)

@@ -19,29 +19,44 @@ const (
 	EnvCellToken = "KILN_CELL_TOKEN" // one-time, for one load
 )
 
-const loadEnvName = "env.json"
+// Entries of a load that come before the code.
+const (
+	loadEnvName     = "env.json"
+	loadSecretsName = "secrets.json"
+)
 
-// LoadHead returns the beginning of a load: a tar entry with the function's
-// environment, without the end of a tar.
-func LoadHead(env map[string]string) ([]byte, error) {
+// LoadHead returns the beginning of a load: tar entries with the function's
+// environment and, if it has some, its secrets, without the end of a tar.
+func LoadHead(env map[string]string, secrets map[string][]byte) ([]byte, error) {
 	if env == nil {
 		env = map[string]string{}
 	}
-	data, err := json.Marshal(env)
-	if err != nil {
-		return nil, fmt.Errorf("encode the environment: %w", err)
-	}
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: loadEnvName, Size: int64(len(data)), Mode: 0o600, Format: tar.FormatUSTAR}
-	if err := w.WriteHeader(header); err != nil {
+	if err := writeJSON(w, loadEnvName, env); err != nil {
 		return nil, fmt.Errorf("write the environment: %w", err)
 	}
-	if _, err := w.Write(data); err != nil {
-		return nil, fmt.Errorf("write the environment: %w", err)
+	if len(secrets) > 0 {
+		if err := writeJSON(w, loadSecretsName, secrets); err != nil {
+			return nil, fmt.Errorf("write the secrets: %w", err)
+		}
 	}
 	if err := w.Flush(); err != nil {
-		return nil, fmt.Errorf("write the environment: %w", err)
+		return nil, fmt.Errorf("begin a load: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// writeJSON adds a document to a tar. Bytes are in base64.
+func writeJSON(w *tar.Writer, name string, document any) error {
+	data, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o600, Format: tar.FormatUSTAR}
+	if err := w.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return err
 }

@@ -80,9 +80,10 @@ type Config struct {
 	Engine orchestrator.Engine // required
 	Images Images              // required
 	Code   CodeStore           // required
-	// Head returns the beginning of a load, with the environment of the function;
-	// the code's tar follows. Required: templates.LoadHead.
-	Head     func(env map[string]string) ([]byte, error)
+	// Head returns the beginning of a load, with the environment and the secrets
+	// of the function; the code's tar follows. Required: templates.LoadHead.
+	Head     func(env map[string]string, secrets map[string][]byte) ([]byte, error)
+	Secrets  launch.Secrets   // opens the secrets of a function; nil = none can be had
 	Capacity *capacity.Budget // nil = without bounds
 	Owner    string           // id of the installation
 	Network  string           // of the instances

@@ -140,9 +140,14 @@ func (l *Launcher) load(ctx context.Context, c *cell, release orchestrator.Relea
 	return nil
 }
 
-// send puts the environment and the code into a cell and reads its verdict.
+// send puts the environment, the secrets and the code into a cell and reads its
+// verdict.
 func (l *Launcher) send(ctx context.Context, c *cell, release orchestrator.Release) error {
-	head, err := l.config.Head(release.Env())
+	secrets, err := l.config.Secrets.Of(release)
+	if err != nil {
+		return fmt.Errorf("begin a load: %w", err)
+	}
+	head, err := l.config.Head(release.Env(), secrets)
 	if err != nil {
 		return fmt.Errorf("begin a load: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/templates"
 	"github.com/kilnfaas/kiln/templates/shared/host"
 )
@@ -23,7 +24,12 @@ type loadEntry struct {
 
 func loadOf(t testing.TB, env map[string]string, entries ...loadEntry) []byte {
 	t.Helper()
-	head, err := templates.LoadHead(env)
+	return secretLoadOf(t, env, nil, entries...)
+}
+
+func secretLoadOf(t testing.TB, env map[string]string, secrets map[string][]byte, entries ...loadEntry) []byte {
+	t.Helper()
+	head, err := templates.LoadHead(env, secrets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +78,14 @@ func hostileLoads(t testing.TB) map[string][]byte {
 		"truncated":                       long[:1800],
 		"noise":                           bytes.Repeat([]byte("noise"), 200),
 		"an environment that is a list":   bytes.Replace(loadOf(t, map[string]string{"A": "b"}), []byte(`{"A":"b"}`), []byte(`["A","b"]`), 1),
+		"a secret outside":                secretLoadOf(t, nil, map[string][]byte{"../x": []byte("v")}),
+		"a secret in a folder":            secretLoadOf(t, nil, map[string][]byte{"a/b": []byte("v")}),
+		"a secret that is a folder":       secretLoadOf(t, nil, map[string][]byte{"..": []byte("v")}),
+		"a secret without a name":         secretLoadOf(t, nil, map[string][]byte{"": []byte("v")}),
+		"secrets twice":                   loadOf(t, nil, loadEntry{name: "secrets.json", data: `{"a":"dg=="}`}, loadEntry{name: "secrets.json", data: `{"a":"dg=="}`}),
+		"secrets that are a list":         loadOf(t, nil, loadEntry{name: "secrets.json", data: `["dg=="]`}),
+		"secrets that are no base64":      loadOf(t, nil, loadEntry{name: "secrets.json", data: `{"a":"?"}`}),
+		"secrets that end":                loadOf(t, nil, loadEntry{name: "secrets.json", data: `{"a":"dg`}),
 		"an environment of numbers":       bytes.Replace(loadOf(t, map[string]string{"A": "b"}), []byte(`"b"`), []byte(`123`), 1),
 	}
 }
@@ -88,6 +102,9 @@ func TestHostileLoads(t *testing.T) {
 		loadEntry{name: "function/l", kind: tar.TypeSymlink, link: "a"}, loadEntry{name: "function/a/m", kind: tar.TypeSymlink, link: "../l/b"}, loadEntry{name: "function/missing", kind: tar.TypeSymlink, link: "nothing"})
 	if err := unpackLoad(t, good); err != nil {
 		t.Errorf("a good load: %v", err)
+	}
+	if err := unpackLoad(t, secretLoadOf(t, nil, map[string][]byte{"API_KEY": {0, 255}, "b.c": []byte("v")}, loadEntry{name: "function/x"})); err != nil {
+		t.Errorf("a good load with secrets: %v", err)
 	}
 }
 
@@ -107,7 +124,8 @@ func unpackLoad(t *testing.T, load []byte) error {
 	t.Helper()
 	outer := t.TempDir()
 	dir := filepath.Join(outer, "inner")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	secrets := filepath.Join(dir, orchestrator.SecretsPath)
+	if err := os.MkdirAll(secrets, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	_, err := host.Unpack(bytes.NewReader(load), dir)
@@ -117,11 +135,15 @@ func unpackLoad(t *testing.T, load []byte) error {
 			return err
 		}
 		inside := name == filepath.Join(dir, "function") || strings.HasPrefix(name, filepath.Join(dir, "function")+"/")
-		if name != outer && name != dir && !inside {
+		mounted := name == outer || name == dir || name == secrets || name == filepath.Dir(secrets)
+		if !mounted && !inside && filepath.Dir(name) != secrets {
 			t.Errorf("%s was made", name)
 		}
 		if info, err := d.Info(); err == nil && d.Type().IsRegular() {
 			size += info.Size()
+			if !inside && info.Mode() != 0o400 {
+				t.Errorf("the secret %s has the mode %v", name, info.Mode())
+			}
 		}
 		return nil
 	})

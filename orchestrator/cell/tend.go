@@ -198,6 +198,7 @@ func (l *Launcher) container(template orchestrator.Template, image, token string
 		Tmpfs: []orchestrator.Tmpfs{
 			{Path: "/tmp", Size: orchestrator.DefaultTmp},
 			{Path: CodePath, Size: codeRoom, Exec: true},
+			{Path: orchestrator.SecretsPath, Size: orchestrator.SecretsRoom},
 		},
 		Network: l.config.Network,
 	}

@@ -46,6 +46,24 @@ type Config struct {
 	// Restore makes the image of a revision again that somebody deleted; nil =
 	// starts fail until the function is deployed again.
 	Restore func(ctx context.Context, release orchestrator.Release) error
+	// Secrets opens the secrets of a function; nil = none can be had.
+	Secrets Secrets
+}
+
+// Secrets opens the secrets of a function by their names. The error is
+// ErrFunction when one is not there, or not for it.
+type Secrets func(function string, names []string) (map[string][]byte, error)
+
+// Of opens the secrets of a release's instances: nil when there are none.
+func (s Secrets) Of(release orchestrator.Release) (map[string][]byte, error) {
+	switch names := release.Spec.Secrets; {
+	case len(names) == 0:
+		return nil, nil
+	case s == nil:
+		return nil, orchestrator.Errorf(orchestrator.ErrUnavailable, "secrets-unavailable", "this gateway keeps no secrets")
+	default:
+		return s(release.Spec.Name, names)
+	}
 }
 
 // Launcher is the pool.Launcher on containers. It is safe for concurrent use and
@@ -100,6 +118,10 @@ func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched,
 	request := Request{
 		Config: r.Container(l.config.Owner, l.config.Network), For: r.Spec.Name,
 		Priority: order.Priority, Asks: r.Template.HTTPReady,
+	}
+	var err error
+	if request.Config.Secrets, err = l.config.Secrets.Of(r); err != nil {
+		return pool.Launched{}, fmt.Errorf("start an instance of %s: %w", r.Spec.Name, err)
 	}
 	id, addr, err := l.Bring(ctx, request)
 	if errors.Is(err, orchestrator.ErrNotFound) && l.config.Restore != nil {

@@ -1,7 +1,8 @@
 // A cell: a runtime that waits for the code of one function.
 //
-// POST /_kiln/load carries a tar: first env.json, an object of strings, then the
-// function's files under function/. docs/templates.md has the whole contract.
+// POST /_kiln/load carries a tar: first env.json, an object of strings, then
+// perhaps secrets.json, an object of values in base64, then the function's files
+// under function/. docs/templates.md has the whole contract.
 
 import { timingSafeEqual } from 'node:crypto';
 import {
@@ -17,6 +18,8 @@ const WARM_ROOT = '/tmp/kiln-warm';
 const WARM_REQUESTS = 50; // enough for the way to be compiled
 const BLOCK = 512;
 const MAX_META = 1 << 20; // env.json, long names
+const MAX_SECRETS = 8 << 20; // 64 values of 64 KiB in base64
+const SECRETS = 'run/secrets';
 
 // waitingCell returns the cell this process is to be, or null.
 export async function waitingCell() {
@@ -178,6 +181,11 @@ async function unpack(stream, root) {
       env = environment((await reader.read(size + padding(size))).subarray(0, size));
       continue;
     }
+    if (name === 'secrets.json') {
+      if (size > MAX_SECRETS) throw new Error('secrets.json is too large');
+      writeSecrets((await reader.read(size + padding(size))).subarray(0, size), path.join(root, SECRETS));
+      continue;
+    }
     const file = path.posix.normalize(name).replace(/\/$/, '');
     if (file !== 'function' && !file.startsWith('function/')) throw new Error(`${name} is not below function/`);
     const target = path.join(root, file);
@@ -207,6 +215,26 @@ async function unpack(stream, root) {
     symlinkSync(link, target);
   }
   return env;
+}
+
+// writeSecrets writes each secret to a file that only this user may read. No
+// value is in its errors.
+function writeSecrets(data, folder) {
+  let secrets;
+  try {
+    secrets = JSON.parse(data.toString());
+  } catch {
+    throw new Error('secrets.json is no JSON'); // what else it is, is nobody's business
+  }
+  if (secrets === null || typeof secrets !== 'object' || Array.isArray(secrets)) throw new Error('secrets.json is no object');
+  for (const [name, value] of Object.entries(secrets)) {
+    if (typeof value !== 'string' || !/^[A-Za-z0-9+/]*={0,2}$/.test(value)) throw new Error('secrets.json is not an object of values in base64');
+    if (['', '.', '..'].includes(name) || name.includes('/')) throw new Error(`${JSON.stringify(name)} is no name of a secret`);
+    const fd = openSync(path.join(folder, name), 'wx', 0o400);
+    const content = Buffer.from(value, 'base64');
+    for (let at = 0; at < content.length;) at += writeSync(fd, content, at);
+    closeSync(fd);
+  }
 }
 
 function environment(data) {

@@ -15,12 +15,20 @@ import (
 // maxEnv bounds env.json in bytes; the kernel takes less.
 const maxEnv = 1 << 20
 
-// codeName is the folder of a load that holds the function's files.
-const codeName = "function"
+// maxSecrets bounds secrets.json in bytes: 64 values of 64 KiB in base64.
+const maxSecrets = 8 << 20
+
+const (
+	// codeName is the folder of a load that holds the function's files.
+	codeName = "function"
+	// secretsFolder is where its secrets are written to.
+	secretsFolder = "run/secrets"
+)
 
 // Unpack writes the files of a load below dir and returns its environment. A
-// load is a tar: first env.json, an object of strings, then the function's
-// files under function/. Nothing is written elsewhere, whatever the load says.
+// load is a tar: first env.json, an object of strings, then perhaps
+// secrets.json, an object of values in base64, then the function's files under
+// function/. Nothing is written elsewhere, whatever the load says.
 func Unpack(r io.Reader, dir string) (map[string]string, error) {
 	if err := os.MkdirAll(path.Join(dir, codeName), 0o755); err != nil {
 		return nil, err
@@ -47,6 +55,12 @@ func Unpack(r io.Reader, dir string) (map[string]string, error) {
 			}
 			continue
 		}
+		if header.Name == "secrets.json" {
+			if err := writeSecrets(path.Join(dir, secretsFolder), io.LimitReader(entries, maxSecrets)); err != nil {
+				return nil, fmt.Errorf("secrets.json: %w", err)
+			}
+			continue
+		}
 		if err := unpackEntry(root, header, entries, links); err != nil {
 			return nil, err
 		}
@@ -55,6 +69,31 @@ func Unpack(r io.Reader, dir string) (map[string]string, error) {
 		return nil, err
 	}
 	return env, makeLinks(root, path.Join(dir, codeName), links)
+}
+
+// writeSecrets writes each secret to a file that only this user may read. No
+// value is in its errors.
+func writeSecrets(dir string, r io.Reader) error {
+	var secrets map[string][]byte
+	if json.NewDecoder(r).Decode(&secrets) != nil {
+		return errors.New("it is not an object of values in base64")
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for name, value := range secrets {
+		file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+		if err != nil {
+			return err
+		}
+		_, err = file.Write(value)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unpackEntry writes a file or folder, and notes a link for later.

@@ -1,8 +1,10 @@
 """A cell: a runtime that waits for the code of one function.
 
-POST /_kiln/load carries a tar: first env.json, an object of strings, then the
-function's files under function/. docs/templates.md has the whole contract."""
+POST /_kiln/load carries a tar: first env.json, an object of strings, then
+perhaps secrets.json, an object of values in base64, then the function's files
+under function/. docs/templates.md has the whole contract."""
 
+import binascii
 import hmac
 import importlib
 import json
@@ -14,6 +16,8 @@ import traceback
 TOKEN_FD = 3  # start.sh leaves the token there
 BLOCK = 512
 MAX_META = 1 << 20  # env.json, long names
+MAX_SECRETS = 8 << 20  # 64 values of 64 KiB in base64
+SECRETS = "run/secrets"
 
 # Imported while nobody waits: what most functions import, directly or not.
 COMMON = ("base64 collections contextlib copy csv dataclasses datetime decimal email.message enum "
@@ -166,6 +170,10 @@ def unpack(chunks, root):
         if name == "env.json":
             env = environment(reader.read(size + -size % BLOCK)[:size] if size <= MAX_META else b"")
             continue
+        if name == "secrets.json":
+            data = reader.read(size + -size % BLOCK)[:size] if size <= MAX_SECRETS else b""
+            write_secrets(data, posixpath.join(root, SECRETS))
+            continue
         path = posixpath.normpath(name)
         if path != "function" and not path.startswith("function/"):
             raise LoadError(f"{name!r} is not below function/")
@@ -191,6 +199,20 @@ def unpack(chunks, root):
             raise LoadError(f"the link {path!r} leads out of function/")
         os.symlink(link, target)
     return env
+
+
+def write_secrets(data, folder):
+    """Writes each secret to a file that only this user may read. No value is in
+    its errors."""
+    try:
+        secrets = {name: binascii.a2b_base64(value, strict_mode=True) for name, value in json.loads(data).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise LoadError("secrets.json is not an object of values in base64") from None
+    for name, value in secrets.items():
+        if name in ("", ".", "..") or "/" in name:
+            raise LoadError(f"{name!r} is no name of a secret")
+        with open(posixpath.join(folder, name), "xb", opener=lambda p, flags: os.open(p, flags, 0o400)) as file:
+            file.write(value)
 
 
 def environment(data):
