@@ -68,6 +68,9 @@ func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Re
 		if r.ID == f.Live {
 			return result{function: f, revision: r}
 		}
+		if err := s.checkSecrets(r.Spec); err != nil {
+			return result{err: err}
+		}
 		if err := s.restoreImage(ctx, &r, progress); err != nil {
 			return result{err: err}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -119,6 +120,9 @@ func (s *Service) deploy(ctx context.Context, d Deploy, progress func(BuildEvent
 	if err != nil {
 		return result{err: err}
 	}
+	if err := s.checkSecrets(d.Spec); err != nil {
+		return result{err: err}
+	}
 	f, err := s.Function(ctx, d.Spec.Name)
 	now := time.Now().UTC()
 	switch {
@@ -192,7 +196,13 @@ func (s *Service) apply(ctx context.Context, f Function, live Revision, spec Spe
 	if err != nil {
 		return result{err: err}
 	}
-	s.serve(f.Spec, live)
+	release := s.release(f.Spec, live)
+	if err := s.renew(ctx, release); err != nil {
+		// The settings hold all the same, for the instances that there are.
+		s.Logger.Warn("the function keeps an old secret", "function", f.Name, "revision", live.ID, "error", err)
+		release.Secrets = s.secretsServed(f.Name)
+		s.serve(release)
+	}
 	return result{function: f, revision: live}
 }
 
@@ -228,7 +238,13 @@ func (s *Service) goLive(ctx context.Context, f *Function, r *Revision, spec Spe
 		return err
 	}
 	*f = changed
-	s.serve(spec, *r)
+	release.Revision = *r
+	s.serve(release)
+	if now := s.release(spec, *r); !maps.Equal(now.Secrets, release.Secrets) { // one was changed during the proof
+		if err := s.renew(ctx, now); err != nil {
+			s.Logger.Warn("the function keeps an old secret", "function", f.Name, "revision", r.ID, "error", err)
+		}
+	}
 	return nil
 }
 

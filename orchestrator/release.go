@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -18,6 +19,8 @@ type Release struct {
 	Spec     Spec
 	Revision Revision
 	Template Template
+	// Secrets are the versions of the secrets that Spec names.
+	Secrets map[string]uint64
 }
 
 // instancePids bounds the processes and threads of an instance: enough for
@@ -56,13 +59,29 @@ func (r Release) ConfigHash() string {
 		Limits Limits
 		Tmp    Bytes
 		// Left out for the default: containers of before there was a choice serve.
-		Network NetworkMode `json:",omitempty"`
-	}{r.Revision.Image, r.Env(), r.Limits(), r.Spec.Resources.Tmp, r.confined()})
+		Network NetworkMode     `json:",omitempty"`
+		Secrets []secretVersion `json:",omitempty"`
+	}{r.Revision.Image, r.Env(), r.Limits(), r.Spec.Resources.Tmp, r.confined(), r.secrets()})
 	if err != nil {
 		panic(fmt.Sprintf("orchestrator: encode a release: %v", err)) // strings and numbers only
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:8])
+}
+
+// secretVersion is a secret as it counts in a hash. The version does, as the
+// value must not.
+type secretVersion struct {
+	Name    string
+	Version uint64
+}
+
+func (r Release) secrets() []secretVersion {
+	var all []secretVersion
+	for _, name := range slices.Sorted(slices.Values(r.Spec.Secrets)) {
+		all = append(all, secretVersion{name, r.Secrets[name]})
+	}
+	return all
 }
 
 // confined is the network mode, or empty for the default.

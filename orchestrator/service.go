@@ -32,6 +32,7 @@ type Service struct {
 	Builder   RevisionBuilder
 	Fleet     Fleet
 	Templates Catalogue
+	Vault     Vault // nil = functions cannot have secrets
 	// Code reads the code for cells out of images; nil = no code is kept, and
 	// revisions start from their images only.
 	Code CodeSource
@@ -49,7 +50,9 @@ type Service struct {
 	mu        sync.RWMutex
 	functions map[string]Function // guarded by mu
 	closed    bool                // guarded by mu
-	needed    map[string]int      // archives of deploys that wait or run, by digest; guarded by mu
+	// served are the secrets of the releases that answer, by function; guarded by mu.
+	served map[string]map[string]uint64
+	needed map[string]int // archives of deploys that wait or run, by digest; guarded by mu
 }
 
 // recordTimeout bounds writes that must happen although the caller has gone.
@@ -71,6 +74,7 @@ func (s *Service) Open(ctx context.Context) error {
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.functions = make(map[string]Function, len(functions))
 	s.needed = map[string]int{}
+	s.served = map[string]map[string]uint64{}
 	live := make(map[string]Revision, len(functions))
 	for _, f := range functions {
 		f.Spec.Async = f.Spec.Async.Completed()
@@ -88,7 +92,7 @@ func (s *Service) Open(ctx context.Context) error {
 		}
 	}
 	for name, r := range live {
-		s.serve(s.functions[name].Spec, r)
+		s.serve(s.release(s.functions[name].Spec, r))
 	}
 	return nil
 }
@@ -105,20 +109,24 @@ func (s *Service) Close() error {
 	return nil
 }
 
-// release joins a revision with settings. A template that this Kiln no longer
+// release joins a revision with settings and the secrets of now. A template that this Kiln no longer
 // has leaves only its name: instances of built images still run.
 func (s *Service) release(spec Spec, r Revision) Release {
 	t, err := s.Templates.Template(spec.Template)
 	if err != nil {
 		t = Template{Name: spec.Template}
 	}
-	return Release{Spec: spec, Revision: r, Template: t}
+	return Release{Spec: spec, Revision: r, Template: t, Secrets: s.secretVersions(spec)}
 }
 
-// serve makes a revision with settings the one that answers, and its triggers
-// those that run.
-func (s *Service) serve(spec Spec, r Revision) {
-	s.Fleet.Serve(s.release(spec, r))
+// serve makes a release the one that answers, and its triggers those that run. It
+// remembers which secrets its instances have.
+func (s *Service) serve(release Release) {
+	spec := release.Spec
+	s.mu.Lock()
+	s.served[spec.Name] = release.Secrets
+	s.mu.Unlock()
+	s.Fleet.Serve(release)
 	if s.Triggers != nil {
 		s.Triggers.Serve(spec.Name, spec.Triggers)
 	}
@@ -172,6 +180,7 @@ func (s *Service) keep(f Function) {
 func (s *Service) forget(name string) {
 	s.mu.Lock()
 	delete(s.functions, name)
+	delete(s.served, name)
 	s.mu.Unlock()
 }
 

@@ -20,6 +20,8 @@ type fleet struct {
 	served map[string]orchestrator.Release // guarded by mu
 	proven map[string]int                  // proofs by revision id; guarded by mu
 	refuse error                           // of Prove; guarded by mu
+	ready  int                             // instances of each function; guarded by mu
+	during func()                          // happens inside Prove
 }
 
 func newFleet() *fleet {
@@ -27,6 +29,9 @@ func newFleet() *fleet {
 }
 
 func (f *fleet) Prove(_ context.Context, r orchestrator.Release) error {
+	if f.during != nil {
+		f.during()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.refuse != nil {
@@ -65,7 +70,9 @@ func (f *fleet) Adopt(orchestrator.Container) bool { return false }
 func (f *fleet) Died(string, int, bool)            {}
 func (f *fleet) Owns(string) bool                  { return false }
 func (f *fleet) Status(string) (orchestrator.FunctionStatus, bool) {
-	return orchestrator.FunctionStatus{}, false
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return orchestrator.FunctionStatus{Ready: f.ready}, f.ready > 0
 }
 
 // builder makes images known to images, or fails, or waits for its gate.

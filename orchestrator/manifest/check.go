@@ -37,7 +37,6 @@ const (
 	// takes (128 KiB for one variable, 2 MiB for all).
 	maxEnv      = 256
 	maxEnvBytes = 48 << 10
-	maxSecrets  = 64
 	maxPackages = 128
 )
 
@@ -58,10 +57,6 @@ func Validate(spec orchestrator.Spec, template orchestrator.Template) error {
 	}
 	if spec.Template != template.Name {
 		return invalid("template-mismatch", "the function is of the template %q, not %q", spec.Template, template.Name).WithHint("deploy it again")
-	}
-	if len(spec.Secrets) > 0 {
-		return invalid("secrets-unsupported", "secrets: this gateway keeps no secrets yet, and the function would start without them").
-			WithHint("leave the key out until the gateway has `kiln secret`")
 	}
 	if err := spec.Rate.Validate(); err != nil {
 		return err
@@ -202,10 +197,8 @@ func checkAll(what string, all map[string]string, check func(name, value string)
 	return nil
 }
 
-var secretSyntax = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$`)
-
 func checkSecrets(all []string) error {
-	return checkEach(all, maxSecrets, "secret", secretSyntax, "use letters, digits, '_', '-' and '.', at most 63")
+	return checkList(all, orchestrator.MaxFunctionSecrets, "secret", orchestrator.ValidateSecretName)
 }
 
 // packageSyntax is that of Debian's policy, section 5.6.7.
@@ -216,13 +209,23 @@ func checkPackages(all []string) error {
 }
 
 func checkEach(all []string, most int, what string, syntax *regexp.Regexp, hint string) error {
+	return checkList(all, most, what, func(item string) error {
+		if syntax.MatchString(item) {
+			return nil
+		}
+		return invalid(what+"-invalid", "%q cannot be the name of a %s", shorten(item), what).WithHint("%s", hint)
+	})
+}
+
+// checkList checks the items of a list, and that none is there twice.
+func checkList(all []string, most int, what string, check func(string) error) error {
 	if len(all) > most {
 		return invalid(what+"-too-many", "there are more than %d", most).WithHint("leave some out")
 	}
 	seen := map[string]bool{}
 	for _, item := range all {
-		if !syntax.MatchString(item) {
-			return invalid(what+"-invalid", "%q cannot be the name of a %s", shorten(item), what).WithHint("%s", hint)
+		if err := check(item); err != nil {
+			return err
 		}
 		if seen[item] {
 			return invalid(what+"-twice", "%s is there twice", item).WithHint("remove one of them")

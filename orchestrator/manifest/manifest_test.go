@@ -152,7 +152,6 @@ func TestApplyComplete(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("spec (-want +got):\n%s", diff)
 			}
-			got.Secrets = nil // read, and not kept yet: see TestValidate
 			if err := manifest.Validate(got, orchestrator.Template{Name: "python"}); err != nil {
 				t.Errorf("Validate: %v", err)
 			}
@@ -484,7 +483,7 @@ func TestValidate(t *testing.T) {
 		{func(s *orchestrator.Spec) { s.Name = "" }, "name-missing", "name: "},
 		{func(s *orchestrator.Spec) { s.Template = "" }, "template-missing", "template: "},
 		{func(s *orchestrator.Spec) { s.Template = "node" }, "template-mismatch", ""},
-		{func(s *orchestrator.Spec) { s.Secrets = []string{"key"} }, "secrets-unsupported", "secrets: "},
+		{func(s *orchestrator.Spec) { s.Secrets = []string{"../key"} }, "secret-invalid", "secrets: "},
 		{func(s *orchestrator.Spec) { s.Scale.Min = 11 }, "scale-invalid", "scale.min is 11, more than scale.max"},
 		{func(s *orchestrator.Spec) { s.Resources.Memory = 0 }, "memory-invalid", "resources.memory: "},
 		{func(s *orchestrator.Spec) { s.Timeout = 0 }, "timeout-invalid", "timeout: "},
