@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"iter"
@@ -27,6 +28,7 @@ type fakeFunctions struct {
 	revisions map[string][]orchestrator.Revision
 	status    map[string]orchestrator.FunctionStatus
 	lines     []orchestrator.FunctionLog
+	secrets   map[string][]byte
 	// deploy, when set, happens inside Deploy, in place of its progress.
 	deploy func(ctx context.Context, d orchestrator.Deploy, progress func(orchestrator.BuildEvent)) error
 	// logs, when set, is what Logs yields.
@@ -38,6 +40,7 @@ func newFakeFunctions(names ...string) *fakeFunctions {
 		functions: map[string]orchestrator.Function{},
 		revisions: map[string][]orchestrator.Revision{},
 		status:    map[string]orchestrator.FunctionStatus{},
+		secrets:   map[string][]byte{},
 	}
 	for _, name := range names {
 		spec := orchestrator.DefaultSpec()
@@ -180,6 +183,43 @@ func (f *fakeFunctions) Logs(ctx context.Context, _ string, options orchestrator
 }
 
 // fakeIntake takes everything and keeps the last upload.
+func (f *fakeFunctions) Secrets(context.Context) ([]orchestrator.SecretInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []orchestrator.SecretInfo
+	for _, name := range slices.Sorted(maps.Keys(f.secrets)) {
+		all = append(all, fakeSecret(name))
+	}
+	return all, f.err
+}
+
+func fakeSecret(name string, functions ...string) orchestrator.SecretInfo {
+	return orchestrator.SecretInfo{Secret: orchestrator.Secret{
+		Name: name, Functions: functions, Sealed: []byte("sealed"), CreatedAt: fakeTime, UpdatedAt: fakeTime,
+	}}
+}
+
+// SetSecret rolls a function, and fails to roll another.
+func (f *fakeFunctions) SetSecret(_ context.Context, name string, functions []string, value []byte) (orchestrator.SecretInfo, []orchestrator.Rolled, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return orchestrator.SecretInfo{}, nil, f.err
+	}
+	f.secrets[name] = value
+	return fakeSecret(name, functions...), []orchestrator.Rolled{{Function: "a"}, {Function: "b", Err: errors.New("it did not start")}}, nil
+}
+
+func (f *fakeFunctions) RemoveSecret(_ context.Context, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.secrets[name]; !ok && f.err == nil {
+		return orchestrator.Errorf(orchestrator.ErrNotFound, "secret-unknown", "there is no secret %s", name)
+	}
+	delete(f.secrets, name)
+	return f.err
+}
+
 type fakeIntake struct {
 	mu        sync.Mutex
 	err       error

@@ -46,6 +46,12 @@ type Functions interface {
 	Rollback(ctx context.Context, name, revision string) (orchestrator.Function, orchestrator.Revision, error)
 	Status(name string) orchestrator.FunctionStatus
 	Logs(ctx context.Context, name string, options orchestrator.LogOptions) iter.Seq2[orchestrator.FunctionLog, error]
+	// Secrets returns all, by name, without what they hold.
+	Secrets(ctx context.Context) ([]orchestrator.SecretInfo, error)
+	// SetSecret creates or changes one and has the functions that use it start anew,
+	// which goes on when ctx ends.
+	SetSecret(ctx context.Context, name string, functions []string, value []byte) (orchestrator.SecretInfo, []orchestrator.Rolled, error)
+	RemoveSecret(ctx context.Context, name string) error
 }
 
 // Templates is the catalogue of languages.

@@ -45,6 +45,9 @@ var requests = []struct{ method, target, body, media string }{
 	{"PATCH", "/v1/functions/a", `{}`, "application/json"},
 	{"DELETE", "/v1/functions/a", "", ""},
 	{"POST", "/v1/functions/a/rollback", "", ""},
+	{"GET", "/v1/secrets", "", ""},
+	{"PUT", "/v1/secrets/API_KEY", "value", "application/octet-stream"},
+	{"DELETE", "/v1/secrets/API_KEY", "", ""},
 }
 
 // changes are the methods that may meet every class of error; reading has no

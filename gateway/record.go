@@ -37,8 +37,8 @@ func (s *Server) record(w *answer, r *http.Request, route route, id string, star
 		record.Status = problem.Status(err) // of a deploy that failed while it was told, too
 		record.Code = problem.Document(err, id).Code
 	}
-	if known := orchestrator.ValidateName(record.Name); known != nil {
-		record.Name = "" // whatever somebody sent
+	if !recordable(r, record.Name) {
+		record.Name = ""
 	}
 	record.Trigger = triggerName(r)
 	if known := orchestrator.ValidateName(record.Trigger); known != nil {

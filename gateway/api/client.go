@@ -111,6 +111,29 @@ func (c *Client) Scaffold(ctx context.Context, template, function string) (io.Re
 	return response.Body, nil
 }
 
+// Secrets returns all secrets, by name, without what they hold.
+func (c *Client) Secrets(ctx context.Context) ([]Secret, error) {
+	var list SecretList
+	err := c.call(ctx, http.MethodGet, "/v1/secrets", nil, "", &list)
+	return list.Secrets, err
+}
+
+// SetSecret creates or changes a secret. It returns when the functions that use
+// it have started anew. functions are patterns of who may use it; none = all.
+func (c *Client) SetSecret(ctx context.Context, name string, functions []string, value io.Reader) (s ChangedSecret, err error) {
+	path := "/v1/secrets/" + url.PathEscape(name)
+	if len(functions) > 0 {
+		path += "?" + url.Values{"function": functions}.Encode()
+	}
+	err = c.call(ctx, http.MethodPut, path, value, "application/octet-stream", &s)
+	return s, err
+}
+
+// RemoveSecret removes a secret that no function uses.
+func (c *Client) RemoveSecret(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, "/v1/secrets/"+url.PathEscape(name), nil, "", nil)
+}
+
 // Tokens returns all tokens, by name.
 func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
 	var list TokenList

@@ -87,6 +87,34 @@ type Health struct {
 	Status string `json:"status"` // "ok"
 }
 
+// Secret is a secret without what it holds, which nobody is ever told.
+type Secret struct {
+	Name      string    `json:"name"`
+	Functions []string  `json:"functions,omitempty"` // patterns of who may use it; none = all functions
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	UsedBy    []string  `json:"used_by"` // functions whose settings name it
+}
+
+// SecretList is the answer of GET /v1/secrets, by name.
+type SecretList struct {
+	Secrets []Secret `json:"secrets"`
+}
+
+// ChangedSecret is the answer of PUT /v1/secrets/{name}.
+type ChangedSecret struct {
+	Secret
+	Rolled []RolledFunction `json:"rolled"` // the functions that use it
+}
+
+// RolledFunction is what became of a function whose secret was changed.
+type RolledFunction struct {
+	Function string `json:"function"`
+	// Error says why its instances still have the old value; empty = they have the
+	// new one, or get it when they start.
+	Error string `json:"error,omitempty"`
+}
+
 // Token is a right to use the gateway, without what its holder shows.
 type Token struct {
 	ID        string               `json:"id"`
