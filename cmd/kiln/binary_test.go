@@ -52,11 +52,13 @@ var buildBinary = sync.OnceValues(func() (string, error) {
 		_, err = os.Stat(path)
 		return filepath.Dir(path), err
 	}
-	args := []string{"build", "-o", filepath.Join(scratch, "kiln")}
+	args, cgo := []string{"build", "-o", filepath.Join(scratch, "kiln")}, "CGO_ENABLED=0" // static, as it runs in containers, too
 	if os.Getenv(envRace) == "1" {
-		args = append(args, "-race")
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
 	}
-	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+	build := exec.Command("go", append(args, ".")...)
+	build.Env = append(os.Environ(), cgo)
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return scratch, nil

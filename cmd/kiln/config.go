@@ -37,6 +37,7 @@ type config struct {
 	CellsMax        int
 	Memory          orchestrator.Bytes
 	InsecureNoAuth  bool
+	SecretsKeyFile  string
 	TLSListen       string
 	TLSCert         string
 	TLSKey          string
@@ -130,6 +131,7 @@ func settings() []setting {
 			c.Memory, err = orchestrator.ParseBytes(v)
 			return err
 		}, show: func(c config) string { return c.Memory.String() }},
+		text("secrets_key_file", "file with the key of secrets; empty = secrets.key in the data folder", func(c *config) *string { return &c.SecretsKeyFile }),
 		number("async_share", "share of a function's slots that asynchronous calls use, in percent", 1, 100, func(c *config) *int { return &c.AsyncShare }),
 		number("async_depth", "asynchronous calls of one function that may wait", 1, maxAsyncDepth, func(c *config) *int { return &c.AsyncDepth }),
 		duration("async_results", "how long results of asynchronous calls are kept", func(c *config) *time.Duration { return &c.AsyncResults }),

@@ -37,6 +37,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/reconcile"
 	"github.com/kilnfaas/kiln/orchestrator/route"
 	"github.com/kilnfaas/kiln/orchestrator/trigger"
+	"github.com/kilnfaas/kiln/orchestrator/vault"
 	"github.com/kilnfaas/kiln/templates"
 )
 
@@ -61,6 +62,7 @@ type daemon struct {
 	triggers  *trigger.Engine
 	server    *gateway.Server
 	guard     *auth.Guard
+	vault     *vault.Vault
 
 	firstToken string // made at this start; "" = there was one
 
@@ -83,7 +85,7 @@ func open(ctx context.Context, cfg config, logger *slog.Logger) (_ *daemon, err 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, step := range []func(context.Context) error{
-		d.openState, d.openAccess, d.openEngine, d.openFleet, d.openTriggers, d.openService, d.openQueue, d.runTriggers, d.openServer, d.openTLS,
+		d.openState, d.openAccess, d.openVault, d.openEngine, d.openFleet, d.openTriggers, d.openService, d.openQueue, d.runTriggers, d.openServer, d.openTLS,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -142,8 +144,24 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 	return os.MkdirAll(d.temp(), 0o700)
 }
 
+// openVault opens the secrets. The first start makes their key.
+func (d *daemon) openVault(ctx context.Context) error {
+	secrets, err := jetstream.NewSecrets(ctx, d.store.Server())
+	if err != nil {
+		return opening("the secrets", err)
+	}
+	key := firstOf(d.cfg.SecretsKeyFile, filepath.Join(d.cfg.Data, vault.KeyFile))
+	d.vault, err = vault.Open(ctx, vault.Config{Store: secrets, KeyFile: key, Logger: d.logger})
+	return opening("the secrets", err)
+}
+
 func (d *daemon) openEngine(ctx context.Context) (err error) {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
 	d.engine, err = docker.Open(ctx, docker.Options{
+		Program: program,
 		Host:    d.cfg.DockerHost,
 		Builder: docker.BuilderMode(d.cfg.Builder),
 		Labels:  map[string]string{orchestrator.LabelOwner: d.owner},
@@ -221,6 +239,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 			}
 		},
 		Restore: d.restore,
+		Secrets: d.vault.Values,
 	})
 	launcher = images
 	if d.cfg.Cells > 0 {
@@ -230,7 +249,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		}
 		cells := cell.New(cell.Config{
 			Next: images, Engine: d.running, Images: build.NewCells(d.buildConfig()), Code: code,
-			Head: templates.LoadHead, Capacity: budget, Owner: d.owner, Network: d.cfg.Network,
+			Head: templates.LoadHead, Secrets: d.vault.Values, Capacity: budget, Owner: d.owner, Network: d.cfg.Network,
 			Min: d.cfg.Cells, Max: max(d.cfg.Cells, d.cfg.CellsMax),
 			Notes: filepath.Join(d.cfg.Data, "cells"), Logger: d.logger,
 		})
@@ -300,7 +319,7 @@ func (c coldStarts) Started(function, origin string, _ time.Duration, err error)
 func (d *daemon) openService(ctx context.Context) (err error) {
 	d.service = &orchestrator.Service{
 		Store: d.store, Images: d.engine, Engine: d.running, Builder: d.builder,
-		Fleet: d.table, Templates: d.catalogue, Code: d.code(), Triggers: d.triggers, BuildDigest: build.Digest, Logger: d.logger,
+		Fleet: d.table, Templates: d.catalogue, Vault: d.vault, Code: d.code(), Triggers: d.triggers, BuildDigest: build.Digest, Logger: d.logger,
 	}
 	if err := d.service.Open(ctx); err != nil {
 		return opening("the functions", err)

@@ -194,6 +194,7 @@ func (g *gateway) destroy() error {
 		{[]string{"ps", "-aq", "--filter", filter}, []string{"rm", "-f", "-v"}},
 		{[]string{"images", "-q", "--filter", filter, "--filter", "label=dev.kiln.kind=image"}, []string{"rmi", "-f"}},
 		{[]string{"images", "-q", "--filter", filter, "--filter", "label=dev.kiln.kind=cell"}, []string{"rmi", "-f"}},
+		{[]string{"volume", "ls", "-q", "--filter", filter}, []string{"volume", "rm"}},
 		{[]string{"network", "ls", "-q", "--filter", filter}, []string{"network", "rm"}},
 	} {
 		ids, err := dockerOutput(kind.list...)

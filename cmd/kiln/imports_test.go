@@ -22,7 +22,7 @@ var rooms = map[string][]string{
 	"orchestrator/manifest":    {"orchestrator"},
 	"orchestrator/intake":      {"orchestrator", "orchestrator/archive", "orchestrator/manifest"},
 	"orchestrator/build":       {"orchestrator", "orchestrator/archive", "templates"},
-	"orchestrator/docker":      {"orchestrator"},
+	"orchestrator/docker":      {"orchestrator", "orchestrator/entry"},
 	"orchestrator/enginetest/": {},
 	"orchestrator/freezer":     {"orchestrator"},
 	"orchestrator/fence":       {"orchestrator"},
@@ -43,6 +43,8 @@ var rooms = map[string][]string{
 	"orchestrator/trigger":     {"orchestrator", "orchestrator/events", "orchestrator/cloudevents"},
 	"orchestrator/trigger/":    {"orchestrator", "orchestrator/cloudevents"}, // the kinds: never one another, nor the engine
 	"orchestrator/triggertest": {"orchestrator", "orchestrator/events", "orchestrator/cloudevents", "orchestrator/trigger", "orchestrator/queuetest", "orchestrator/storetest"},
+	"orchestrator/vault":       {"orchestrator"},
+	"orchestrator/entry":       {}, // runs inside containers, too
 	"templates":                {"orchestrator"},
 	"templates/":               {"templates/shared/host"}, // what runs inside containers
 	"docs":                     {},
@@ -60,6 +62,7 @@ var sole = map[string]string{
 	"github.com/spf13/cobra":              "cmd/kiln",
 	"github.com/google/nftables":          "orchestrator/nft",
 	"github.com/mdlayher/netlink":         "orchestrator/nft",
+	"filippo.io/age":                      "orchestrator/vault",
 }
 
 type listed struct {

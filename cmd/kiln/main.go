@@ -13,9 +13,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/entry"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == entry.Verb { // inside a container
+		os.Exit(entry.Main(orchestrator.SecretsPath, os.Args[2:], os.Stdin, os.Stderr))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))

@@ -86,11 +86,43 @@ func stubGateway() http.Handler {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	stubSecrets(mux)
 	stubAsync(mux)
 	stubTriggers(mux)
 	mux.HandleFunc("/invoke/{name}", stubInvoke)
 	mux.HandleFunc("/invoke/{name}/{rest...}", stubInvoke)
 	return mux
+}
+
+// stubSecrets refuses values other than "value", perhaps with a line's end.
+func stubSecrets(mux *http.ServeMux) {
+	changed := time.Now().Add(-3 * time.Hour)
+	mux.HandleFunc("GET /v1/secrets", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, api.SecretList{Secrets: []api.Secret{
+			{Name: "API_KEY", Functions: []string{"shop-*", "mail"}, UpdatedAt: changed, UsedBy: []string{"hello"}},
+			{Name: "tls.pem", UpdatedAt: changed, UsedBy: []string{}},
+		}})
+	})
+	mux.HandleFunc("PUT /v1/secrets/{name}", func(w http.ResponseWriter, r *http.Request) {
+		value, err := io.ReadAll(r.Body)
+		if err != nil || strings.TrimSuffix(string(value), "\n") != "value" {
+			problem(w, http.StatusUnprocessableEntity, "secret-empty", fmt.Sprintf("the value came as %q", value), "")
+			return
+		}
+		set := api.ChangedSecret{Secret: api.Secret{Name: r.PathValue("name"), Functions: r.URL.Query()["function"], UsedBy: []string{"hello"}}}
+		set.Rolled = []api.RolledFunction{{Function: "hello"}}
+		if set.Name == "BROKEN" {
+			set.Rolled[0].Error = "it did not start"
+		}
+		answer(w, set)
+	})
+	mux.HandleFunc("DELETE /v1/secrets/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("name") == "API_KEY" {
+			problem(w, http.StatusConflict, "secret-in-use", "the secret API_KEY is used by hello", "")
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 }
 
 func stubFunction(name string) api.Function {
