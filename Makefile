@@ -55,7 +55,7 @@ bench: build ## measure against nginx and docker run; QUICK=1 takes under 3 minu
 	@deploy/bench-setup
 	bin/kiln-bench $(if $(QUICK),-quick)
 
-chaos: build ## break the machine under load for ten minutes and check what is promised (root); SHORT=1 takes some six
+chaos: build ## break the machine under load for ten minutes and check what is promised (root); SHORT=1 takes one to three
 	bin/kiln-chaos $(if $(SHORT),-short) $(if $(SEED),-seed $(SEED))
 
 overload: build ## three times the capacity for a minute (root)

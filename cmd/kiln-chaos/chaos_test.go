@@ -19,7 +19,7 @@ const (
 // testTime bounds the short run on a machine that is busy with all else.
 const testTime = 12 * time.Minute
 
-// TestChaos is the short form, some six minutes on the machine's engine: the table's
+// TestChaos is the short form, one to three minutes on the machine's engine: the table's
 // last columns are zero.
 func TestChaos(t *testing.T) {
 	if testing.Short() {

@@ -41,7 +41,7 @@ type options struct {
 func main() {
 	o := options{started: time.Now()}
 	only := flag.String("only", "", "faults to inject, separated by commas: "+strings.Join(names(), ", "))
-	flag.BoolVar(&o.short, "short", false, "the short form, some six minutes on the machine's engine")
+	flag.BoolVar(&o.short, "short", false, "the short form, one to three minutes on the machine's engine")
 	flag.BoolVar(&o.own, "own-engine", false, "use an engine of its own in the short form, too")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of all that is random")
 	flag.StringVar(&o.kiln, "kiln", beside("kiln"), "the binary under test")
