@@ -42,6 +42,7 @@ type SettingsReader struct {
 	known  []string
 	below  []*SettingsReader
 	err    *SettingError
+	slip   bool // err is that something is missing, perhaps for a slip in its name
 }
 
 // Reader returns a reader of the settings.
@@ -92,7 +93,8 @@ func (r *SettingsReader) Text(name, fallback string) string {
 // write it.
 func (r *SettingsReader) Required(name, example string) string {
 	s := r.Text(name, "")
-	if s == "" {
+	if s == "" && r.err == nil {
+		r.slip = true
 		r.Refuse(name, "add "+example, "is missing")
 	}
 	return s
@@ -206,7 +208,7 @@ func (r *SettingsReader) Section(name string) *SettingsReader {
 // Err returns the first error, or that there are settings nobody asked for. It is
 // a *SettingError of the class ErrInvalid.
 func (r *SettingsReader) Err() error {
-	if r.err != nil {
+	if r.err != nil && !r.slip {
 		return r.err
 	}
 	for _, section := range r.below {
@@ -219,6 +221,9 @@ func (r *SettingsReader) Err() error {
 			return &SettingError{r.at(name), Errorf(ErrInvalid, "trigger-setting-unknown", "is no setting of this kind of trigger").
 				WithHint("allowed are %s", strings.Join(r.known, ", "))}
 		}
+	}
+	if r.err != nil {
+		return r.err
 	}
 	return nil
 }

@@ -46,6 +46,7 @@ func TestSettingsReaderErrors(t *testing.T) {
 		"below":     {orchestrator.Settings{"a": map[string]any{"b": 1.0}}, func(r *orchestrator.SettingsReader) { r.Section("a").Text("b", "") }, "a.b"},
 		"unknown":   {orchestrator.Settings{"a": "x", "b": "y"}, func(r *orchestrator.SettingsReader) { r.Text("a", "") }, "b"},
 		"strange":   {orchestrator.Settings{"a": map[string]any{"b": 1.0}}, func(r *orchestrator.SettingsReader) { r.Section("a") }, "a.b"},
+		"a slip":    {orchestrator.Settings{"crom": "x"}, func(r *orchestrator.SettingsReader) { r.Required("cron", "cron: x") }, "crom"},
 		"the first": {orchestrator.Settings{"a": 1.0}, func(r *orchestrator.SettingsReader) { r.Required("z", "z: 1"); r.Text("a", "") }, "z"},
 	} {
 		r := test.settings.Reader()
