@@ -90,6 +90,10 @@ type Invocation struct {
 	CallbackURL    string `json:"callback_url,omitempty"`    // gets the result
 	Parent         string `json:"parent,omitempty"`          // the invocation whose result this passes on
 	Hops           int    `json:"hops,omitempty"`            // how many parents there are
+	// Then are the functions that get the result, one after another; Next is the
+	// invocation of the first of them, once there is one.
+	Then []string `json:"then,omitempty"`
+	Next string   `json:"next,omitempty"`
 
 	CreatedAt time.Time `json:"created_at"`
 	NotBefore time.Time `json:"not_before,omitzero"` // when its caller wanted it to be made

@@ -15,6 +15,9 @@ const (
 	maxDelay = 366 * 24 * time.Hour
 	// maxKey bounds an ordering or idempotency key, in bytes.
 	maxKey = 256
+	// MaxSequence bounds the functions of a sequence: what chains of destinations
+	// end after, too.
+	MaxSequence = maxHops
 )
 
 // Request is a call to be made later.
@@ -27,6 +30,7 @@ type Request struct {
 	OrderingKey    string
 	IdempotencyKey string
 	CallbackURL    string
+	Then           []string // functions that get the result, one after another
 }
 
 // Enqueue stores a call and returns its invocation once that is on disk; found
@@ -147,6 +151,8 @@ func (r Request) invocation(now time.Time) (orchestrator.Invocation, error) {
 			"the body of an asynchronous call is over %s", orchestrator.Bytes(MaxCall)).WithHint("store the data elsewhere and send where it is, or call the function synchronously")
 	case len(r.OrderingKey) > maxKey || len(r.IdempotencyKey) > maxKey:
 		return orchestrator.Invocation{}, refused("key-invalid", "a key has more than %d characters", maxKey)
+	case len(r.Then) >= MaxSequence:
+		return orchestrator.Invocation{}, refused("sequence-invalid", "the sequence has more than %d functions", MaxSequence)
 	case r.NotBefore.Sub(now) > maxDelay:
 		return orchestrator.Invocation{}, refused("delay-invalid", "the call is to be made in more than %s", orchestrator.Duration(maxDelay))
 	}
@@ -157,7 +163,7 @@ func (r Request) invocation(now time.Time) (orchestrator.Invocation, error) {
 	inv := orchestrator.Invocation{
 		ID: id.String(), Function: r.Function, Status: orchestrator.InvocationWaiting,
 		Path: r.Path, Header: r.Header, Size: int64(len(r.Body)),
-		OrderingKey: r.OrderingKey, IdempotencyKey: r.IdempotencyKey, CallbackURL: r.CallbackURL,
+		OrderingKey: r.OrderingKey, IdempotencyKey: r.IdempotencyKey, CallbackURL: r.CallbackURL, Then: r.Then,
 		CreatedAt: now.UTC().Round(0),
 	}
 	if r.NotBefore.After(now) {

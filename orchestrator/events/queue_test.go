@@ -669,3 +669,102 @@ func TestMany(t *testing.T) {
 		}
 	})
 }
+
+// TestSequence: each function gets the result of the one before, in one commit
+// with that; the callback gets the last one's.
+func TestSequence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var mu sync.Mutex
+		var got []string
+		r.handle = func(_ context.Context, call events.Call) events.Answer {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, fmt.Sprintf("%s%s(%s)", call.Invocation.Function, call.Invocation.Target, call.Body))
+			return events.Answer{Status: 200, Header: http.Header{"Content-Type": {"text/x"}}, Body: []byte(call.Invocation.Function + string(call.Body))}
+		}
+		inv := r.enqueue(events.Request{Body: []byte("."), Then: []string{"b", "a"}, CallbackURL: "https://example.com/cb"})
+		first := r.ended(inv.ID)
+		second := r.ended(first.Next)
+		third := r.ended(second.Next)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		want := []string{"a(.)", "b(a.)", "a(ba.)", "ahttps://example.com/cb(aba.)"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+		if third.Next != "" || third.Hops != 2 || third.Parent != second.ID || second.Header["Content-Type"][0] != "text/x" {
+			t.Errorf("invocations %+v, %+v", second, third)
+		}
+	})
+}
+
+// TestSequenceEnds with the first function that fails, or says too much.
+func TestSequenceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		for _, answer := range []events.Answer{status(400), {Status: 200, Body: make([]byte, events.MaxResult+1)}, {Status: 200, Truncated: true}} {
+			r.handle = func(context.Context, events.Call) events.Answer { return answer }
+			inv := r.ended(r.enqueue(events.Request{Then: []string{"b"}}).ID)
+			if inv.Status != orchestrator.InvocationFailed || inv.Next != "" || inv.Error == "" {
+				t.Errorf("invocation %+v, want a dead letter and no next", inv)
+			}
+		}
+	})
+}
+
+// TestEnqueueAll: all or none, in order, and what is there already is found.
+func TestEnqueueAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *events.Config) { c.Depth = 3 })
+		r.fleet.slots = 2 // one call at a time
+		var got []string
+		r.handle = func(_ context.Context, call events.Call) events.Answer {
+			got = append(got, string(call.Body))
+			return status(200)
+		}
+		request := func(body string) events.Request {
+			return events.Request{Function: "a", Body: []byte(body), IdempotencyKey: body}
+		}
+		before := r.journal.Commits()
+		queued, err := r.queue.EnqueueAll(t.Context(), []events.Request{request("1"), request("2"), request("1")})
+		if err != nil || len(queued) != 3 || queued[0].Found || !queued[2].Found || queued[2].Invocation.ID != queued[0].Invocation.ID {
+			t.Fatalf("EnqueueAll = %+v, %v", queued, err)
+		}
+		if n := r.journal.Commits() - before; n != 1 {
+			t.Errorf("%d commits, want one", n)
+		}
+		for _, q := range queued {
+			r.ended(q.Invocation.ID)
+		}
+		if diff := cmp.Diff([]string{"1", "2"}, got); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+		for name, requests := range map[string][]events.Request{
+			"full":      {request("3"), request("4"), request("5"), request("6")},
+			"unknown":   {request("3"), {Function: "nobody"}},
+			"too large": {request("3"), {Function: "a", Body: make([]byte, events.MaxCall+1)}},
+		} {
+			if _, err := r.queue.EnqueueAll(t.Context(), requests); err == nil {
+				t.Errorf("%s: no error", name)
+			}
+		}
+		r.journal.Fail(orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "the disk is away"))
+		if _, err := r.queue.EnqueueAll(t.Context(), []events.Request{request("3"), request("4")}); !errors.Is(err, orchestrator.ErrUnavailable) {
+			t.Errorf("without a disk: %v", err)
+		}
+		r.journal.Fail(nil)
+		// What was refused is neither made nor remembered, and takes no room.
+		queued, err = r.queue.EnqueueAll(t.Context(), []events.Request{request("3"), request("4"), request("5")})
+		if err != nil || queued[0].Found {
+			t.Fatalf("EnqueueAll = %+v, %v", queued, err)
+		}
+		for _, q := range queued {
+			r.ended(q.Invocation.ID)
+		}
+		if diff := cmp.Diff([]string{"1", "2", "3", "4", "5"}, got); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -175,12 +176,17 @@ func (q *Queue) settle(r *record, inv orchestrator.Invocation, answer Answer, st
 	if unwanted && verdict.Status != orchestrator.InvocationSucceeded {
 		verdict.Status = orchestrator.InvocationCanceled
 	}
+	verdict = mayGoOn(inv, answer, verdict)
 	inv = afterAttempt(inv, answer, verdict, started, took)
 	entries := []entry{{kind: entryState, invocation: inv}}
 	if inv.Status.Ended() {
 		entries[0].kind, entries[0].body = entryResult, kept(answer.Body)
 		if inv.Status != orchestrator.InvocationCanceled {
 			entries = append(entries, q.outcome(policy, inv, entries[0].body)...)
+		}
+		if next := q.nextStage(&inv, entries[0].body); next != nil {
+			entries = append(entries, *next)
+			entries[0].invocation = inv
 		}
 	}
 	ctx, cancel := q.writingContext()
@@ -333,6 +339,29 @@ func keptHeader(header map[string][]string) map[string][]string {
 	return own
 }
 
+// mayGoOn makes a success a failure when the next function of a sequence would get
+// a part of the result only.
+func mayGoOn(inv orchestrator.Invocation, answer Answer, verdict Verdict) Verdict {
+	if verdict.Status == orchestrator.InvocationSucceeded && len(inv.Then) > 0 && (answer.Truncated || len(answer.Body) > MaxResult) {
+		verdict.Status = orchestrator.InvocationFailed
+		verdict.Reason = fmt.Sprintf("the result is over %s, which is too much to hand on to %s", orchestrator.Bytes(MaxResult), inv.Then[0])
+	}
+	return verdict
+}
+
+// nextStage returns the call of the next function of a sequence, and notes it in
+// the invocation whose result it gets; nil when the sequence ends here.
+func (q *Queue) nextStage(inv *orchestrator.Invocation, body []byte) *entry {
+	if len(inv.Then) == 0 || inv.Status != orchestrator.InvocationSucceeded {
+		return nil
+	}
+	next, sent := passOn(*inv, functionScheme+inv.Then[0], body)
+	next.ID = uuid.Must(uuid.NewV7()).String()
+	next.Then, next.CallbackURL, next.OrderingKey = inv.Then[1:], inv.CallbackURL, inv.OrderingKey
+	inv.Next = next.ID
+	return &entry{kind: entryCall, invocation: next, body: sent}
+}
+
 // outcome returns the calls that pass the end of an invocation on: to its
 // callback and to the function's destination.
 func (q *Queue) outcome(policy orchestrator.Async, inv orchestrator.Invocation, body []byte) []entry {
@@ -343,8 +372,12 @@ func (q *Queue) outcome(policy orchestrator.Async, inv orchestrator.Invocation, 
 	if inv.Status == orchestrator.InvocationFailed {
 		destination = policy.OnFailure
 	}
+	callback := inv.CallbackURL
+	if len(inv.Then) > 0 && inv.Status == orchestrator.InvocationSucceeded {
+		callback = "" // the last function's result is what was asked for
+	}
 	var entries []entry
-	for _, target := range []string{inv.CallbackURL, destination} {
+	for _, target := range []string{callback, destination} {
 		if target == "" {
 			continue
 		}
