@@ -37,7 +37,7 @@ func (f *fixture) bearer(t *testing.T, token orchestrator.Token) string {
 
 // open are the routes that anybody may ask.
 var open = []string{"GET /healthz", "GET /readyz", "GET /openapi.yaml", "POST /async/{name}", "POST /async/{name}/{path}",
-	"POST /events/{name}", "POST /hooks/{id}", "POST /hooks/{id}/{path}"}
+	"POST /events/{name}", "POST /sequence/{name}", "POST /sequence/{name}/{path}", "POST /hooks/{id}", "POST /hooks/{id}/{path}"}
 
 // allowed tells the scopes, besides admin, that each route answers to. A route
 // that is not here is for administrators.

@@ -39,13 +39,17 @@ const asyncPrefix = "/async/"
 
 // invokeAsync queues a call.
 func (s *Server) invokeAsync(w http.ResponseWriter, r *http.Request) error {
-	f, err := s.admitted(r)
+	functions, err := s.stages(r)
 	if err != nil {
 		return err
 	}
+	f := functions[0]
 	request, err := asyncRequest(r, f.Name)
 	if err != nil {
 		return err
+	}
+	for _, next := range functions[1:] {
+		request.Then = append(request.Then, next.Name)
 	}
 	if request.Body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, asyncLimit(f))); err != nil {
 		return err
@@ -62,8 +66,11 @@ func (s *Server) invokeAsync(w http.ResponseWriter, r *http.Request) error {
 }
 
 // admitted returns the function that the path names if the caller may invoke it.
-func (s *Server) admitted(r *http.Request) (orchestrator.Function, error) {
-	f, err := s.Functions.Function(r.Context(), name(r))
+func (s *Server) admitted(r *http.Request) (orchestrator.Function, error) { return s.admit(r, name(r)) }
+
+// admit returns a function if the caller may invoke it.
+func (s *Server) admit(r *http.Request, name string) (orchestrator.Function, error) {
+	f, err := s.Functions.Function(r.Context(), name)
 	if err != nil || !f.Spec.Guarded() {
 		return f, err
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/kilnfaas/kiln/gateway/audit"
 	"github.com/kilnfaas/kiln/gateway/auth"
 	"github.com/kilnfaas/kiln/gateway/metrics"
+	"github.com/kilnfaas/kiln/gateway/proxy"
 	"github.com/kilnfaas/kiln/orchestrator"
 )
 
@@ -94,6 +95,8 @@ type Server struct {
 	Async  Async
 	// Triggers are those of functions; nil = functions can have none.
 	Triggers Triggers
+	// Call makes one call of a sequence, whose caller was admitted already.
+	Call func(r *http.Request, limit int) proxy.Reply
 	// Invoke answers everything below /invoke/. It sees requests as they come.
 	Invoke  http.Handler
 	Checks  []Check

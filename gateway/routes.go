@@ -62,6 +62,8 @@ func (s *Server) table() []route {
 		{"GET", "/v1/functions/{name}/dead-letters", reader, s.listDeadLetters},
 		{"POST", "/v1/functions/{name}/dead-letters/replay", invoker, s.replayDeadLetters},
 		{"DELETE", "/v1/functions/{name}/dead-letters", deployer, s.dropDeadLetters},
+		{"POST", "/sequence/{name}", needNothing, s.invokeSequence},
+		{"POST", "/sequence/{name}/" + rest, needNothing, s.invokeSequence},
 		{"POST", "/events/{name}", needNothing, s.takeEvents}, // as the data plane
 		{"POST", "/hooks/{id}", needNothing, s.receiveHook},   // the address is the right
 		{"POST", "/hooks/{id}/" + rest, needNothing, s.receiveHook},

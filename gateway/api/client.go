@@ -169,7 +169,7 @@ func (c *Client) Ready(ctx context.Context) error {
 
 // Invocation is a call of a function.
 type Invocation struct {
-	Function string
+	Function string // or several, "a,b,c": each gets the answer of the one before
 	Method   string // "" for POST with a body and GET without
 	Path     string // below the function, with an optional query; "" or "/x?y=1"
 	Header   http.Header
@@ -188,6 +188,9 @@ func (c *Client) Invoke(ctx context.Context, call Invocation) (*http.Response, e
 		}
 	}
 	path := "/invoke/" + url.PathEscape(call.Function)
+	if strings.Contains(call.Function, ",") { // a sequence
+		method, path = http.MethodPost, "/sequence/"+url.PathEscape(call.Function)
+	}
 	if call.Path != "" && !strings.HasPrefix(call.Path, "/") && !strings.HasPrefix(call.Path, "?") {
 		path += "/"
 	}

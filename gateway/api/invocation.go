@@ -24,6 +24,9 @@ const (
 	HeaderReplayed       = "Idempotency-Replayed" // "true" on the answer to a call that was there already
 )
 
+// HeaderStage tells of the answer to a sequence which function it is of: "2/3 b".
+const HeaderStage = "Kiln-Stage"
+
 // AsyncInvocation is an asynchronous call and what became of it. The header that it
 // was called with is not shown: it may hold secrets.
 type AsyncInvocation struct {
