@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -102,6 +103,10 @@ func awaitInvocation(ctx context.Context, client *api.Client, id string, wait ti
 		bounded, cancel := context.WithTimeout(ctx, step+callTimeout)
 		inv, err := client.Invocation(bounded, id, step)
 		cancel()
+		if err == nil && inv.Next != "" { // of a sequence the last result counts
+			id = inv.Next
+			continue
+		}
 		if err != nil || inv.Status.Ended() || !time.Now().Before(end) {
 			return inv, err
 		}
@@ -225,6 +230,9 @@ func (t *tool) showInvocation(inv api.AsyncInvocation) error {
 	say("function", "%s", inv.Function)
 	if inv.Target != "" {
 		say("target", "%s", inv.Target)
+	}
+	if len(inv.Then) > 0 {
+		say("then", "%s%s", strings.Join(inv.Then, ", "), parenthesis(inv.Next))
 	}
 	say("status", "%s", inv.Status)
 	if inv.Error != "" {

@@ -38,18 +38,22 @@ type call struct {
 func (t *tool) invokeCommand() *cobra.Command {
 	var c call
 	cmd := &cobra.Command{
-		Use:   "invoke NAME",
+		Use:   "invoke NAME[,NAME...]",
 		Short: "Call a function and print its answer",
 		Long: `Call a function and print its answer. The body comes from -d: the text itself,
 @FILE for a file's contents, or - for the standard input. An answer of 400 and
 above gives the exit code 1; what Kiln itself has to say goes to the standard
 error.
 
+Several names are a sequence: each function gets the answer of the one before, the
+last one's is printed, and the first that fails ends it.
+
 With --async the call is queued: it is on disk when its id is printed, and is
 tried again when it fails. kiln invocations get ID tells what became of it.`,
 		Example: `  kiln invoke hello -d '{"name": "Ada"}'
   kiln invoke thumbnails -d @cat.png -H 'Accept: image/webp' > cat.webp
   kiln invoke shop -X DELETE --path '/orders/7?force=1'
+  kiln invoke resize,watermark,store -d @cat.png
   kiln invoke report --async -d @input.csv --delay 1h --key report-7
   kiln invoke report --async --wait 1m -d @input.csv`,
 		Args:              cobra.ExactArgs(1),
@@ -212,7 +216,11 @@ func (t *tool) invoke(cmd *cobra.Command, invocation api.Invocation, include boo
 		fmt.Fprintln(t.out) // so that the prompt begins a line
 	}
 	if response.StatusCode >= http.StatusBadRequest {
-		fmt.Fprintf(t.err, "error: %s answered %s\n  next: kiln logs %s shows what it printed\n", invocation.Function, response.Status, invocation.Function)
+		function, stage := invocation.Function, ""
+		if at, name, ok := strings.Cut(response.Header.Get(api.HeaderStage), " "); ok {
+			function, stage = name, "stage "+at+", "
+		}
+		fmt.Fprintf(t.err, "error: %s%s answered %s\n  next: kiln logs %s shows what it printed\n", stage, function, response.Status, function)
 		return errShown
 	}
 	return nil

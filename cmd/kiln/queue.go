@@ -34,6 +34,7 @@ func (d *daemon) openQueue(ctx context.Context) error {
 	outbound.Open()
 	d.closers.add(outbound.Close)
 	handler := &proxy.Handler{Routes: d.table, Gate: openGate{}, Fail: problem.Write, Observe: d.metrics.Invocations.Observe}
+	d.inner = handler
 	d.queue = events.New(events.Config{
 		Journal: journal, Functions: d.service, Fleet: d.table,
 		Invoke: gateway.InvokeAsync(handler), Deliver: outbound.Deliver,

@@ -217,22 +217,26 @@ func (r *rig) status() orchestrator.TriggerStatus {
 	return s
 }
 
-// pollPause is how often a condition is looked at that nothing tells of.
-const pollPause = 5 * time.Millisecond
+// pollBase and pollMax are the pauses between looks at a condition that nothing
+// tells of.
+const (
+	pollBase = time.Millisecond
+	pollMax  = 200 * time.Millisecond
+)
 
 // until waits for a condition.
 func (r *rig) until(what string, met func() bool) {
 	r.t.Helper()
 	deadline := time.NewTimer(r.patience)
 	defer deadline.Stop()
-	for {
+	for pause := pollBase; ; pause = min(2*pause, pollMax) {
 		if met() {
 			return
 		}
 		r.mu.Lock()
 		changed := r.changed
 		r.mu.Unlock()
-		poll := time.NewTimer(pollPause)
+		poll := time.NewTimer(pause)
 		select {
 		case <-changed:
 		case <-poll.C:
