@@ -47,6 +47,23 @@ func (s *Service) users(secret string) []string {
 	return names
 }
 
+// triggerUsers returns the triggers of live settings that name a secret, as
+// functions and what of them.
+func (s *Service) triggerUsers(secret string) []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var users []string
+	for name, f := range s.functions {
+		for _, t := range f.Spec.Triggers {
+			if t.Settings["secret"] == secret {
+				users = append(users, "the trigger "+t.Name+" of "+name)
+			}
+		}
+	}
+	slices.Sort(users)
+	return users
+}
+
 // SetSecret creates or changes a secret and rolls the functions that use it: an
 // instance with the new value is started and proven, callers are routed to it,
 // and the old ones drain. A function whose new instance does not start keeps
@@ -75,7 +92,7 @@ func (s *Service) RemoveSecret(ctx context.Context, name string) error {
 	if s.Vault == nil {
 		return errNoVault
 	}
-	if users := s.users(name); len(users) > 0 {
+	if users := append(s.users(name), s.triggerUsers(name)...); len(users) > 0 {
 		return Errorf(ErrConflict, "secret-in-use", "the secret %s is used by %s", name, strings.Join(users, ", ")).
 			WithHint("take it out of their function.yaml and deploy them, or give it another value with `kiln secret set %s`", name)
 	}

@@ -166,7 +166,8 @@ func (t *Trigger) UnmarshalJSON(data []byte) error {
 // What is shown of an error is its Detail (see Errorf, whose %w becomes part of
 // it). A source keeps no secret in errors, events or reports. Settings name secrets and
 // never hold them; sources look them up with a SecretFunc, in Run and Receive, not
-// in Check.
+// in Check. A setting that names one is called "secret", so that people are kept
+// from removing what is in use.
 //
 // All methods are safe for concurrent use. A source holds no state of a trigger
 // outside of Run. Package triggertest has the conformance suite.

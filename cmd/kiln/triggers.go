@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
-	"strings"
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
@@ -21,18 +19,10 @@ func (d *daemon) sources() map[string]orchestrator.Source {
 	}
 }
 
-// secretVariable is how the gateway's environment names secrets for triggers:
-// that of `github-hook` is KILN_SECRET_GITHUB_HOOK.
-const secretVariable = "KILN_SECRET_"
-
-// secret returns a secret for triggers.
-func (d *daemon) secret(_ context.Context, _, name string) ([]byte, error) {
-	variable := secretVariable + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name))
-	if value := os.Getenv(variable); value != "" {
-		return []byte(value), nil
-	}
-	return nil, orchestrator.Errorf(orchestrator.ErrNotFound, "secret-unknown", "there is no secret %q for triggers", name).
-		WithHint("start the gateway with it in %s", variable)
+// secret returns a secret for the triggers of a function.
+func (d *daemon) secret(_ context.Context, function, name string) ([]byte, error) {
+	values, err := d.vault.Values(function, []string{name})
+	return values[name], err
 }
 
 // openTriggers makes the engine of triggers, which the functions tell of theirs
