@@ -22,6 +22,8 @@ type Triggers interface {
 	Pause(ctx context.Context, function, trigger string) (orchestrator.TriggerStatus, error)
 	Resume(ctx context.Context, function, trigger string) (orchestrator.TriggerStatus, error)
 	Test(ctx context.Context, function, trigger string) (orchestrator.Invocation, error)
+	// Listens says whether Receive would take a request at all.
+	Listens(id string) error
 	Receive(ctx context.Context, id string, request orchestrator.Incoming) (orchestrator.Reply, error)
 }
 
@@ -126,11 +128,14 @@ func (s *Server) receiveHook(w http.ResponseWriter, r *http.Request) error {
 	if s.Triggers == nil {
 		return errNoTriggers
 	}
+	id, path, below := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), hooksPrefix), "/")
+	if err := s.Triggers.Listens(id); err != nil {
+		return err
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, orchestrator.MaxEventData))
 	if err != nil {
 		return err
 	}
-	id, path, below := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), hooksPrefix), "/")
 	if below {
 		path = "/" + path
 	}

@@ -60,6 +60,13 @@ func (f *fakeTriggers) Test(_ context.Context, function, trigger string) (orches
 	return orchestrator.Invocation{ID: "0198c0de-0000-7000-8000-000000000001", Function: function, Status: orchestrator.InvocationWaiting, Path: "/"}, err
 }
 
+func (f *fakeTriggers) Listens(id string) error {
+	if id != "ID" {
+		return errNoTrigger
+	}
+	return nil
+}
+
 func (f *fakeTriggers) Receive(_ context.Context, id string, request orchestrator.Incoming) (orchestrator.Reply, error) {
 	if id != "ID" {
 		return orchestrator.Reply{}, errNoTrigger
@@ -131,8 +138,8 @@ func TestHook(t *testing.T) {
 	if got := f.call(t, "POST", "/hooks/ID", ""); got.status != 202 || triggers.incoming.Path != "" {
 		t.Errorf("answer %+v with the path %q", got, triggers.incoming.Path)
 	}
-	if got := f.call(t, "POST", "/hooks/other", "x"); got.status != 404 {
-		t.Errorf("an unknown hook: %d", got.status)
+	if got := f.call(t, "POST", "/hooks/other", strings.Repeat("x", orchestrator.MaxEventData+1)); got.status != 404 {
+		t.Errorf("an unknown hook: %d, want its body not even looked at", got.status)
 	}
 	if got := f.call(t, "POST", "/hooks/ID", strings.Repeat("x", orchestrator.MaxEventData+1)); got.status != 413 {
 		t.Errorf("a large body: %d", got.status)

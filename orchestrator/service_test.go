@@ -161,7 +161,7 @@ type bench struct {
 	images  *images
 }
 
-func open(t *testing.T, store orchestrator.Store) *bench {
+func open(t *testing.T, store orchestrator.Store, change ...func(*orchestrator.Service)) *bench {
 	t.Helper()
 	i := &images{refs: map[string]bool{}}
 	b := &bench{fleet: newFleet(), builder: &builder{images: i}, images: i}
@@ -171,6 +171,9 @@ func open(t *testing.T, store orchestrator.Store) *bench {
 			return archive + template + strings.Join(spec.Build.Packages, ",")
 		},
 		Logger: slog.New(slog.DiscardHandler),
+	}
+	for _, f := range change {
+		f(b.Service)
 	}
 	if err := b.Open(t.Context()); err != nil {
 		t.Fatal(err)

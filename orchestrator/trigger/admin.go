@@ -124,42 +124,66 @@ func (e *Engine) Test(ctx context.Context, function, trigger string) (orchestrat
 	return queued[0].Invocation, nil
 }
 
-// Receive takes a request to the hook of an id in. Errors: ErrNotFound when there
-// is none, ErrUnavailable while its trigger is paused or not ready, and the
-// Receiver's.
-func (e *Engine) Receive(ctx context.Context, id string, request orchestrator.Incoming) (orchestrator.Reply, error) {
+// Listens says whether there is a hook of an id whose trigger takes requests, as
+// Receive does, before a request's body is read for nothing.
+func (e *Engine) Listens(id string) error {
+	_, err := e.hook(id)
+	return err
+}
+
+// hook is a trigger that takes requests.
+type hook struct {
+	runner   *runner
+	receiver orchestrator.Receiver
+	trigger  orchestrator.Trigger
+	feed     *feed
+}
+
+// hook finds the trigger of an id. Errors are Receive's.
+func (e *Engine) hook(id string) (hook, error) {
 	e.mu.Lock()
 	r := e.byID[id]
 	e.mu.Unlock()
 	unknown := orchestrator.Errorf(orchestrator.ErrNotFound, "hook-unknown", "there is no such hook").
 		WithHint("kiln triggers describe shows the address of a trigger")
 	if r == nil {
-		return orchestrator.Reply{}, unknown
+		return hook{}, unknown
 	}
 	r.mu.Lock()
 	feed, want, paused := r.feed, r.want, !r.state.PausedAt.IsZero()
 	r.mu.Unlock()
 	if want == nil {
-		return orchestrator.Reply{}, unknown
+		return hook{}, unknown
 	}
 	receiver, ok := e.cfg.Sources[want.Type].(orchestrator.Receiver)
 	switch {
 	case !ok:
-		return orchestrator.Reply{}, unknown
+		return hook{}, unknown
 	case paused:
 		err := orchestrator.Errorf(orchestrator.ErrUnavailable, "trigger-paused", "the trigger is paused").WithHint("kiln triggers resume lets it go on")
 		err.RetryAfter = pausedRetry
-		return orchestrator.Reply{}, err
+		return hook{}, err
 	case feed == nil:
 		err := orchestrator.Errorf(orchestrator.ErrUnavailable, "trigger-starting", "the trigger is not ready")
 		err.RetryAfter = startingRetry
+		return hook{}, err
+	}
+	return hook{r, receiver, *want, feed}, nil
+}
+
+// Receive takes a request to the hook of an id in. Errors: ErrNotFound when there
+// is none, ErrUnavailable while its trigger is paused or not ready, and the
+// Receiver's.
+func (e *Engine) Receive(ctx context.Context, id string, request orchestrator.Incoming) (orchestrator.Reply, error) {
+	h, err := e.hook(id)
+	if err != nil {
 		return orchestrator.Reply{}, err
 	}
 	var reply orchestrator.Reply
-	err := protect(func() (err error) {
-		reply, err = receiver.Receive(ctx, *want, feed, request)
+	err = protect(func() (err error) {
+		reply, err = h.receiver.Receive(ctx, h.trigger, h.feed, request)
 		return err
 	})
-	r.received(err)
+	h.runner.received(err)
 	return reply, err
 }
