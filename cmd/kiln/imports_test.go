@@ -31,6 +31,7 @@ var rooms = map[string][]string{
 	"orchestrator/enginetest":  {"orchestrator", "orchestrator/enginetest/probe"},
 	"orchestrator/storetest":   {"orchestrator"},
 	"orchestrator/queuetest":   {"orchestrator"},
+	"orchestrator/pgtest":      {},
 	"orchestrator/scale":       {"orchestrator"},
 	"orchestrator/capacity":    {"orchestrator", "orchestrator/scale"},
 	"orchestrator/pool":        {"orchestrator", "orchestrator/scale", "orchestrator/capacity"},
@@ -62,6 +63,7 @@ var sole = map[string]string{
 	"github.com/spf13/cobra":              "cmd/kiln",
 	"github.com/google/nftables":          "orchestrator/nft",
 	"github.com/mdlayher/netlink":         "orchestrator/nft",
+	"github.com/jackc/":                   "orchestrator/trigger/postgres",
 	"filippo.io/age":                      "orchestrator/vault",
 }
 

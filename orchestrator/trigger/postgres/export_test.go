@@ -1,0 +1,4 @@
+package postgres
+
+// AppendValue is appendValue for the fuzz test.
+var AppendValue = appendValue
