@@ -6,6 +6,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
 	"github.com/kilnfaas/kiln/orchestrator/trigger"
+	"github.com/kilnfaas/kiln/orchestrator/trigger/postgres"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/schedule"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/webhook"
 )
@@ -16,6 +17,7 @@ func (d *daemon) sources() map[string]orchestrator.Source {
 	return map[string]orchestrator.Source{
 		schedule.Type: schedule.Source{Fleet: d.table},
 		webhook.Type:  webhook.Source{Secret: d.secret},
+		postgres.Type: postgres.Source{Secret: d.secret, Logger: d.logger},
 	}
 }
 
