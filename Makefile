@@ -1,7 +1,7 @@
 # Two commands matter: `make up` and `make test`. `make help` lists all.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down clean build test check lint vulns fuzz fmt bench chaos overload soak
+.PHONY: help up down clean build test check lint vulns fuzz fmt bench bench-events chaos overload soak
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # A static binary: it runs in any image and on any machine of this architecture.
@@ -13,7 +13,7 @@ FUZZ_SECONDS := 10
 RACE = $(if $(shell command -v $$(go env CC)),-race)
 
 help: ## what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## install what is missing, build, start the gateway, deploy hello and call it
 	@deploy/bootstrap
@@ -54,6 +54,10 @@ fmt: ## format the sources
 bench: build ## measure against nginx and docker run; QUICK=1 takes under 3 minutes
 	@deploy/bench-setup
 	bin/kiln-bench $(if $(QUICK),-quick)
+
+bench-events: build ## measure asynchronous calls and triggers; QUICK=1 is shorter
+	@deploy/bench-setup
+	bin/kiln-bench $(if $(QUICK),-quick) -only events -out .kiln/bench/events
 
 chaos: build ## break the machine under load for ten minutes and check what is promised (root); SHORT=1 takes one to three
 	bin/kiln-chaos $(if $(SHORT),-short) $(if $(SEED),-seed $(SEED))

@@ -36,10 +36,18 @@ type plan struct {
 	deploys   int   // of an edit, of each template
 	memory    []int // functions deployed
 	templates []string
-	simulated int           // functions
-	soak      time.Duration // of load with scaling underneath
-	soakTurn  time.Duration // after which more or fewer instances are asked for
-	say       func(string)
+	simulated int // functions
+
+	eventCalls int           // asynchronous ones
+	fires      int           // of a schedule
+	schedules  int           // that do nothing
+	idle       time.Duration // for which they do
+	crashCalls int           // queued while the gateway is killed
+	kills      int
+
+	soak     time.Duration // of load with scaling underneath
+	soakTurn time.Duration // after which more or fewer instances are asked for
+	say      func(string)
 }
 
 func fullPlan() plan {
@@ -49,6 +57,7 @@ func fullPlan() plan {
 		colds: 25, bursts: []int{2, 8, 32}, deploys: 10, memory: []int{0, 100, 200, 1000},
 		templates: []string{"python", "node", "go"}, simulated: 2000,
 		soak: 10 * time.Minute, soakTurn: 15 * time.Second,
+		eventCalls: 20_000, fires: 20, schedules: 1000, idle: 20 * time.Second, crashCalls: 100_000, kills: 20,
 	}
 }
 
@@ -60,11 +69,16 @@ func quickPlan() plan {
 	p.colds, p.bursts, p.deploys, p.memory = 5, []int{2, 8}, 2, []int{0, 20}
 	p.simulated = 500
 	p.soak, p.soakTurn = 10*time.Second, 3*time.Second
+	p.eventCalls, p.fires, p.schedules, p.idle, p.crashCalls, p.kills = 2000, 5, 64, 5*time.Second, 10_000, 3
 	return p
 }
 
-// sections of a run, in order.
-var sections = []string{"warm", "cold", "deploy", "memory", "soak", "sim"}
+// sections of a run, in order. Events are not part of it unless asked for: they
+// have a page of their own.
+var (
+	sections = []string{"warm", "cold", "deploy", "memory", "soak", "sim"}
+	extra    = []string{"events"}
+)
 
 func main() {
 	quick := flag.Bool("quick", false, "a short run")
@@ -95,8 +109,8 @@ func main() {
 
 func run(ctx context.Context, p plan, only []string, out string) error {
 	for _, section := range only {
-		if !slices.Contains(sections, section) {
-			return fmt.Errorf("-only: there is no section %q; there are %s", section, strings.Join(sections, ", "))
+		if all := slices.Concat(sections, extra); !slices.Contains(all, section) {
+			return fmt.Errorf("-only: there is no section %q; there are %s", section, strings.Join(all, ", "))
 		}
 	}
 	var engine *docker.Client
@@ -162,6 +176,13 @@ func measure(ctx context.Context, p plan, only []string, engine *docker.Client, 
 			return fmt.Errorf("soak: %w", err)
 		}
 		report.Soak = &soak
+	}
+	if slices.Contains(only, "events") {
+		events, err := runEvents(ctx, p, dir)
+		report.Events = &events
+		if err != nil {
+			return fmt.Errorf("events: %w", err)
+		}
 	}
 	if slices.Contains(only, "sim") {
 		sim, err := runSim(ctx, p)

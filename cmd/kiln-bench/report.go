@@ -29,6 +29,7 @@ type Report struct {
 	Memory  *Memory     `json:"memory,omitempty"`
 	Soak    *Soak       `json:"soak,omitempty"`
 	Sim     *Sim        `json:"sim,omitempty"`
+	Events  *Events     `json:"events,omitempty"`
 	Ratios  []Ratio     `json:"ratios"`
 }
 
@@ -105,6 +106,9 @@ func ratios(r Report) []Ratio {
 	if s := r.Soak; s != nil {
 		name := fmt.Sprintf("%.0f s at 50 %% load, %d to %d instances underneath, failed calls", s.Seconds, s.Least, s.Most)
 		all = append(all, Ratio{Name: name, Value: float64(s.Load.Failures), AtMost: true})
+	}
+	if r.Events != nil {
+		all = append(all, eventRatios(*r.Events)...)
 	}
 	if r.Sim != nil {
 		all = append(all, simRatios(*r.Sim)...)

@@ -43,6 +43,7 @@ type gateway struct {
 	client  *api.Client
 	process *exec.Cmd
 	network string
+	dir     string // of its log and data
 }
 
 // startGateway runs bin/kiln with settings KEY=VALUE.
@@ -59,25 +60,45 @@ func startGateway(ctx context.Context, dir, name string, settings ...string) (*g
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, "gateway.log"))
-	if err != nil {
+	g := &gateway{addr: addr, client: &api.Client{BaseURL: "http://" + addr}, network: "kiln-bench-" + name, dir: dir}
+	program := exec.Command(filepath.Join(filepath.Dir(self), "kiln"), "serve")
+	program.Env = append(append(os.Environ(), "KILN_LISTEN="+addr, "KILN_DATA="+filepath.Join(dir, "data"), "KILN_NETWORK="+g.network), settings...)
+	if err := g.start(ctx, program); err != nil {
 		return nil, err
-	}
-	defer log.Close() // the process has its own
-	g := &gateway{addr: addr, client: &api.Client{BaseURL: "http://" + addr}, network: "kiln-bench-" + name}
-	g.process = exec.Command(filepath.Join(filepath.Dir(self), "kiln"), "serve")
-	g.process.Env = append(append(os.Environ(), "KILN_LISTEN="+addr, "KILN_DATA="+filepath.Join(dir, "data"), "KILN_NETWORK="+g.network), settings...)
-	g.process.Stdout, g.process.Stderr = log, log
-	if err := g.process.Start(); err != nil {
-		return nil, err
-	}
-	if err := waitFor("the gateway", readyTimeout, func() error { return g.client.Ready(ctx) }); err != nil {
-		g.process.Process.Kill()
-		g.process.Wait()
-		return nil, fmt.Errorf("%w; its log is %s", err, log.Name())
 	}
 	g.client.Token = auth.ReadAdmin(filepath.Join(dir, "data"))
 	return g, nil
+}
+
+// start runs the gateway and waits until it is ready.
+func (g *gateway) start(ctx context.Context, program *exec.Cmd) error {
+	log, err := os.OpenFile(filepath.Join(g.dir, "gateway.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close() // the process has its own
+	g.process = program
+	program.Stdout, program.Stderr = log, log
+	if err := program.Start(); err != nil {
+		return err
+	}
+	if err := waitFor("the gateway", readyTimeout, func() error { return g.client.Ready(ctx) }); err != nil {
+		program.Process.Kill()
+		program.Wait()
+		return fmt.Errorf("%w; its log is %s", err, log.Name())
+	}
+	return nil
+}
+
+// crash kills the gateway and starts it again.
+func (g *gateway) crash(ctx context.Context) error {
+	if err := g.process.Process.Kill(); err != nil {
+		return err
+	}
+	_ = g.process.Wait() // it says that it was killed
+	again := exec.Command(g.process.Path, g.process.Args[1:]...)
+	again.Env = g.process.Env
+	return g.start(ctx, again)
 }
 
 // stop removes every function, ends the gateway and waits for it, also after the
@@ -147,11 +168,16 @@ func (g *gateway) rss() (orchestrator.Bytes, error) {
 	return 0, errors.New("no VmRSS")
 }
 
-// deploy deploys one of the embedded functions under a name.
+// deploy deploys the embedded function of a template under a name.
 func (g *gateway) deploy(ctx context.Context, name, template, spec string) error {
+	return g.deployFrom(ctx, name, template, template, spec)
+}
+
+// deployFrom deploys one of the embedded functions under a name.
+func (g *gateway) deployFrom(ctx context.Context, name, folder, template, spec string) error {
 	ctx, cancel := context.WithTimeout(ctx, deployTimeout)
 	defer cancel()
-	tree, err := fs.Sub(functions, "functions/"+template)
+	tree, err := fs.Sub(functions, "functions/"+folder)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,378 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/orchestrator"
+)
+
+// Events is what asynchronous calls and triggers cost.
+type Events struct {
+	Enqueue    Stats        `json:"enqueue"`     // acknowledged = on disk
+	Throughput float64      `json:"calls_per_s"` // queued and made
+	Start      ColdRow      `json:"start"`       // from the client's call to the handler's begin, idle and warm
+	Schedules  []ColdRow    `json:"schedules"`   // how late the handler began
+	Idle       IdleTriggers `json:"idle"`
+	Crashes    CrashedQueue `json:"crashes"`
+}
+
+// IdleTriggers is what triggers cost that have nothing to do.
+type IdleTriggers struct {
+	Schedules int     `json:"schedules"`
+	Others    int     `json:"others"`
+	Core      float64 `json:"core_percent"` // more than without them
+	MiB       float64 `json:"rss_mib"`      // more than without them
+}
+
+// CrashedQueue is what became of calls while the gateway was killed again and
+// again.
+type CrashedQueue struct {
+	Calls    int `json:"calls"` // acknowledged
+	Kills    int `json:"kills"`
+	Lost     int `json:"lost"`
+	Repeated int `json:"repeated"` // delivered more than once
+}
+
+const (
+	eventCallers = 64
+	eventBody    = 1 << 10
+	// laterFunction only queues, noopFunction is called.
+	laterFunction, noopFunction = "later", "noop"
+	// callPatience bounds one call from its acknowledgement to its result.
+	callPatience = 30 * time.Second
+	// drainPatience bounds the end of a backlog.
+	drainPatience = 10 * time.Minute
+)
+
+func runEvents(ctx context.Context, p plan, dir string) (e Events, err error) {
+	g, err := startGateway(ctx, dir, "events", "KILN_ASYNC_DEPTH=1000000")
+	if err != nil {
+		return e, err
+	}
+	defer func() { err = joinErr(err, g.stop(ctx)) }()
+	const warm = "concurrency: 64\nresources: {cpu: 2, memory: 256MiB}\nscale: {min: 1, max: 1, freeze_after: 0s, keep_alive: 1h}\n"
+	for _, name := range []string{laterFunction, noopFunction} {
+		if err := g.deployFrom(ctx, name, "stamp", "go", warm); err != nil {
+			return e, err
+		}
+	}
+	p.say(fmt.Sprintf("queueing calls, %d callers", eventCallers))
+	later := target{name: "queue", addr: g.addr, requests: [][]byte{asyncRequest(g.addr, laterFunction, "Kiln-Delay: 6h", eventBody)}, proxy: g.processes()}
+	closedLoop(ctx, later, eventCallers, p.warmUp)
+	s := closedLoop(ctx, later, eventCallers, 2*p.stretch)
+	if e.Enqueue = stats(s); s.firstErr != nil {
+		p.say(fmt.Sprintf("%d failures, the first: %v", s.failures, s.firstErr))
+	}
+	if err := g.client.Remove(ctx, laterFunction); err != nil {
+		return e, err
+	}
+	for _, part := range []struct {
+		what string
+		run  func(context.Context, plan, *gateway, *Events) error
+	}{
+		{"the time from a call to its handler", eventStart}, {"queued and made", eventThroughput},
+		{"schedules", eventSchedules}, {"idle triggers", eventIdle}, {"kills", eventCrashes},
+	} {
+		p.say(part.what)
+		if err := part.run(ctx, p, g, &e); err != nil {
+			return e, fmt.Errorf("%s: %w", part.what, err)
+		}
+	}
+	return e, nil
+}
+
+// asyncRequest queues a call.
+func asyncRequest(host, function, header string, body int) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "POST /async/%s HTTP/1.1\r\nHost: %s\r\n%s\r\nContent-Length: %d\r\n\r\n", function, host, header, body)
+	b.Write(make([]byte, body))
+	return b.Bytes()
+}
+
+// eventStart makes one call at a time.
+func eventStart(ctx context.Context, p plan, g *gateway, e *Events) error {
+	var took []time.Duration
+	for range p.eventCalls / 100 {
+		begin := time.Now()
+		i, err := g.client.InvokeAsync(ctx, api.Invocation{Function: noopFunction})
+		if err != nil {
+			return err
+		}
+		began, _, err := g.began(ctx, i.ID)
+		if err != nil {
+			return err
+		}
+		took = append(took, began.Sub(begin))
+	}
+	e.Start = coldRow("go", "async", took)
+	return nil
+}
+
+// began waits for a call's end and returns when its handler began, and what
+// instant its event is for.
+func (g *gateway) began(ctx context.Context, id string) (began, due time.Time, err error) {
+	i, err := g.client.Invocation(ctx, id, callPatience)
+	if err != nil {
+		return began, due, err
+	}
+	if i.Status != orchestrator.InvocationSucceeded {
+		return began, due, fmt.Errorf("invocation %s is %s: %s", id, i.Status, i.Error)
+	}
+	nanos, at, _ := strings.Cut(i.Body, " ")
+	n, err := strconv.ParseInt(nanos, 10, 64)
+	if err == nil && at != "" {
+		due, err = time.Parse(time.RFC3339Nano, at)
+	}
+	return time.Unix(0, n), due, err
+}
+
+// eventThroughput queues calls as fast as it can, and waits until all are made.
+func eventThroughput(ctx context.Context, p plan, g *gateway, e *Events) error {
+	request := asyncRequest(g.addr, noopFunction, "X-Bench: 1", 0)
+	var left atomic.Int64
+	left.Store(int64(p.eventCalls))
+	errs := make([]error, eventCallers)
+	begin := time.Now()
+	var wait sync.WaitGroup
+	for n := range eventCallers {
+		wait.Go(func() {
+			c := caller{target: target{addr: g.addr}}
+			defer c.hangUp()
+			for left.Add(-1) >= 0 && errs[n] == nil {
+				status, err := c.exchange(request)
+				if err == nil && status != http.StatusAccepted {
+					err = fmt.Errorf("answer %d", status)
+				}
+				errs[n] = err
+			}
+		})
+	}
+	wait.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	if err := g.drained(ctx, noopFunction); err != nil {
+		return err
+	}
+	e.Throughput = float64(p.eventCalls) / time.Since(begin).Seconds()
+	return nil
+}
+
+// drained waits until no call of a function waits or runs.
+func (g *gateway) drained(ctx context.Context, function string) error {
+	return waitFor("the queue to drain", drainPatience, func() error {
+		for _, status := range []orchestrator.InvocationStatus{orchestrator.InvocationWaiting, orchestrator.InvocationRunning} {
+			list, err := g.client.Invocations(ctx, api.InvocationFilter{Function: function, Status: status, Limit: 1})
+			if err == nil && len(list) > 0 {
+				err = fmt.Errorf("%s is %s", list[0].ID, status)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// eventSchedules lets schedules fire, on a warm function and on one that is at
+// zero each time.
+func eventSchedules(ctx context.Context, p plan, g *gateway, e *Events) error {
+	for _, way := range []struct{ name, cron, scale string }{
+		{"warm", "* * * * * *", "{min: 1, max: 1, freeze_after: 0s}"},
+		{"cell", "*/5 * * * * *", "{max: 1, freeze_after: 0s, keep_alive: 1s}"},
+	} {
+		name := "tick-" + way.name
+		spec := fmt.Sprintf("scale: %s\ntriggers:\n  - {name: tick, type: schedule, cron: %q}\n", way.scale, way.cron)
+		if err := g.deployFrom(ctx, name, "stamp", "go", spec); err != nil {
+			return err
+		}
+		var fired []api.AsyncInvocation
+		err := waitFor("the schedule to fire", drainPatience, func() (err error) {
+			fired, err = g.client.Invocations(ctx, api.InvocationFilter{Function: name, Status: orchestrator.InvocationSucceeded, Limit: p.fires + 1})
+			if err == nil && len(fired) <= p.fires {
+				err = fmt.Errorf("%d of %d times", len(fired), p.fires)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		var late []time.Duration
+		for _, i := range fired[:p.fires] { // newest first; the first of all came with the deploy's instance
+			began, due, err := g.began(ctx, i.ID)
+			if err != nil {
+				return err
+			}
+			late = append(late, began.Sub(due))
+		}
+		e.Schedules = append(e.Schedules, coldRow("go", way.name, late))
+		if err := g.client.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eventIdle compares the gateway with and without triggers that do nothing.
+func eventIdle(ctx context.Context, p plan, g *gateway, e *Events) error {
+	const many = orchestrator.MaxTriggers
+	measure := func() (core, mib float64, err error) {
+		time.Sleep(settle)
+		before, begin := cpuTime(g.processes()), time.Now()
+		time.Sleep(p.idle)
+		core = 100 * float64(cpuTime(g.processes())-before) / float64(time.Since(begin))
+		rss, err := g.rss()
+		return core, float64(rss) / float64(orchestrator.MiB), err
+	}
+	deploy := func(prefix, trigger string, n int) (names []string, err error) {
+		for made := 0; made < n; {
+			name := fmt.Sprintf("%s-%d", prefix, len(names))
+			spec := "scale: {max: 1, freeze_after: 0s, keep_alive: 1s}\n"
+			if trigger != "" {
+				spec += "triggers:\n"
+			}
+			for range min(many, n-made) {
+				if trigger != "" {
+					spec += fmt.Sprintf("  - {name: t%d, %s}\n", made, trigger)
+				}
+				made++
+			}
+			if err := g.deployFrom(ctx, name, "stamp", "go", spec); err != nil {
+				return names, err
+			}
+			names = append(names, name)
+		}
+		return names, nil
+	}
+	// As many functions without a trigger, so that triggers are all of the difference.
+	names, err := deploy("idle", "", p.schedules)
+	if err != nil {
+		return err
+	}
+	core, mib, err := measure()
+	if err != nil {
+		return err
+	}
+	names, err = deploy("idle", `type: schedule, cron: "0 0 1 1 *"`, p.schedules)
+	if err != nil {
+		return err
+	}
+	const others = 100
+	hooks, err := deploy("hook", `type: webhook`, others)
+	if err != nil {
+		return err
+	}
+	coreThen, mibThen, err := measure()
+	if err != nil {
+		return err
+	}
+	e.Idle = IdleTriggers{Schedules: p.schedules, Others: others, Core: max(0, coreThen-core), MiB: max(0, mibThen-mib)}
+	for _, name := range append(names, hooks...) {
+		if err := g.client.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eventCrashes queues numbered calls while the gateway is killed and started
+// again. What was not acknowledged is queued again under its idempotency key.
+func eventCrashes(ctx context.Context, p plan, g *gateway, e *Events) error {
+	var next, acknowledged atomic.Int64
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wait sync.WaitGroup
+	for range eventCallers {
+		wait.Go(func() {
+			c := caller{target: target{addr: g.addr}}
+			defer c.hangUp()
+			for n := next.Add(1); n <= int64(p.crashCalls) && ctx.Err() == nil; n = next.Add(1) {
+				request := asyncRequest(g.addr, noopFunction, fmt.Sprintf("X-Id: %d\r\nIdempotency-Key: crash-%d", n, n), 0)
+				for ctx.Err() == nil {
+					status, err := c.exchange(request)
+					if err == nil && status == http.StatusAccepted {
+						acknowledged.Add(1)
+						break
+					}
+					c.hangUp()
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+		})
+	}
+	for kill := range p.kills {
+		// At random instants, but so that all kills come while there are calls.
+		due := int64(p.crashCalls) * int64(kill+1) / int64(p.kills+1)
+		err := waitFor("calls", drainPatience, func() error {
+			if acknowledged.Load() < due {
+				return fmt.Errorf("%d of %d acknowledged", acknowledged.Load(), due)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
+		if err := g.crash(ctx); err != nil {
+			return err
+		}
+	}
+	wait.Wait()
+	if err := g.drained(ctx, noopFunction); err != nil {
+		return err
+	}
+	answer, err := g.client.Invoke(ctx, api.Invocation{Function: noopFunction, Method: http.MethodGet, Path: "/seen"})
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	seen := map[string]int{}
+	if err := json.NewDecoder(answer.Body).Decode(&seen); err != nil {
+		return err
+	}
+	e.Crashes = CrashedQueue{Calls: int(acknowledged.Load()), Kills: p.kills, Lost: int(acknowledged.Load()) - len(seen)}
+	for _, times := range slices.Collect(maps.Values(seen)) {
+		if times > 1 {
+			e.Crashes.Repeated++
+		}
+	}
+	return nil
+}
+
+// eventRatios are the figures with targets.
+func eventRatios(e Events) []Ratio {
+	all := []Ratio{
+		{Name: "calls queued on disk, 64 callers, 1 KiB", Value: e.Enqueue.Rate, Target: 5000, Unit: "/s"},
+		{Name: "the same, p99", Value: e.Enqueue.P99 / 1000, Target: 50, AtMost: true, Unit: " ms"},
+		{Name: "calls queued and made, Go no-op", Value: e.Throughput, Target: 3000, Unit: "/s"},
+		{Name: "a call to its handler's begin, p50, idle and warm", Value: e.Start.P50, Target: 5, AtMost: true, Unit: " ms"},
+		{Name: fmt.Sprintf("%d calls with %d kills: lost", e.Crashes.Calls, e.Crashes.Kills), Value: float64(e.Crashes.Lost), AtMost: true},
+		{Name: "the same, delivered more than once", Value: 100 * float64(e.Crashes.Repeated) / float64(e.Crashes.Calls), Target: 0.5, AtMost: true, Unit: " %"},
+	}
+	for _, s := range e.Schedules {
+		bound := 50.0
+		if s.Way == "cell" {
+			bound = 100
+		}
+		all = append(all, Ratio{Name: "a schedule's lateness, " + s.Way + ", most", Value: s.Max, Target: bound, AtMost: true, Unit: " ms"})
+	}
+	idle := fmt.Sprintf("%d schedules and %d other triggers, idle", e.Idle.Schedules, e.Idle.Others)
+	return append(all,
+		Ratio{Name: idle + ": of a core", Value: e.Idle.Core, Target: 1, AtMost: true, Unit: " %"},
+		Ratio{Name: idle + ": memory", Value: e.Idle.MiB, Target: 30, AtMost: true, Unit: " MiB"})
+}
