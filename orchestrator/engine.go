@@ -16,6 +16,7 @@ const (
 	LabelConfig   = "dev.kiln.config"   // Release.ConfigHash
 	LabelTemplate = "dev.kiln.template" // name
 	LabelBuild    = "dev.kiln.build"    // Revision.BuildDigest, on images
+	LabelToken    = "dev.kiln.token"    // tells the instance's token from others; absent = it has none
 )
 
 // Values of LabelKind.

@@ -18,8 +18,9 @@ type Template struct {
 	// CodeDir is the folder of the build context that receives the function's
 	// files. With "." they are the context, and the handler is its Dockerfile.
 	CodeDir string `json:"code_dir"`
-	// HTTPReady is whether GET /_kiln/ready tells readiness; else the port
-	// accepting does.
+	// HTTPReady is whether its runtime keeps the contract of docs/templates.md: GET
+	// /_kiln/ready tells readiness, and calls show the instance's token. Else the
+	// port accepting tells readiness.
 	HTTPReady bool `json:"http_ready"`
 	// Cells is whether a container of the template can load code later.
 	Cells bool `json:"cells"`

@@ -83,10 +83,11 @@ type Config struct {
 	// Head returns the beginning of a load, with the environment and the secrets
 	// of the function; the code's tar follows. Required: templates.LoadHead.
 	Head     func(env map[string]string, secrets map[string][]byte) ([]byte, error)
-	Secrets  launch.Secrets   // opens the secrets of a function; nil = none can be had
-	Capacity *capacity.Budget // nil = without bounds
-	Owner    string           // id of the installation
-	Network  string           // of the instances
+	Key      orchestrator.InstanceKey // of instances' tokens
+	Secrets  launch.Secrets           // opens the secrets of a function; nil = none can be had
+	Capacity *capacity.Budget         // nil = without bounds
+	Owner    string                   // id of the installation
+	Network  string                   // of the instances
 	// Min is how many cells of each template in use wait, Max how many at most; 0
 	// Min = no cells.
 	Min, Max int
@@ -131,7 +132,8 @@ const (
 // cell is a container of a template. Its state is guarded by Launcher.mu.
 type cell struct {
 	id, addr    string
-	token       string
+	token       string // for the load
+	calls       string // for calls, once it is loaded
 	stock       *stock
 	reservation *capacity.Reservation
 	readyAt     time.Time

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -43,8 +44,9 @@ func TestContractIsTheTemplates(t *testing.T) {
 
 // loaded is what a fake cell was loaded with.
 type loaded struct {
-	env  map[string]string
-	code string
+	env     map[string]string
+	code    string
+	secrets map[string][]byte
 }
 
 // rig is a Launcher on a fake engine, with a fake runtime in its cells.
@@ -195,6 +197,10 @@ func readLoad(body io.Reader) (l loaded, err error) {
 			}
 		case "function/handler.py":
 			l.code = string(data)
+		case "secrets.json":
+			if err := json.Unmarshal(data, &l.secrets); err != nil {
+				return l, err
+			}
 		default:
 			return l, errors.New("unexpected " + header.Name)
 		}
@@ -318,6 +324,60 @@ func TestLaunchLoadsACell(t *testing.T) {
 		t.Errorf("notes left: %v", left)
 	}
 	await(t, "the next cell", func() bool { return len(r.cells(t)) == 2 })
+}
+
+// TestALoadHasSecretsAndAToken, and nothing that the engine keeps has them.
+func TestALoadHasSecretsAndAToken(t *testing.T) {
+	key := orchestrator.InstanceKey("k")
+	r := newRig(t, func(c *cell.Config) {
+		c.Key = key
+		c.Secrets = func(function string, names []string) (map[string][]byte, error) {
+			return map[string][]byte{names[0]: []byte("v4lue of " + function)}, nil
+		}
+	})
+	rel := release(func(r *orchestrator.Release) { r.Spec.Secrets = []string{"API_KEY"} })
+	r.full(t, rel)
+	got, err := r.Launch(t.Context(), pool.Order{Release: rel})
+	if err != nil || got.Origin != pool.OriginCell {
+		t.Fatal(got, err)
+	}
+	c, err := r.engine.Inspect(t.Context(), got.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := key.Token(c.Name); got.Token != want || want == "" {
+		t.Errorf("calls carry %q, want %q", got.Token, want)
+	}
+	host, _, _ := strings.Cut(got.Addr, ":")
+	r.mu.Lock()
+	l := r.loads[host]
+	r.mu.Unlock()
+	if diff := cmp.Diff(map[string][]byte{"API_KEY": []byte("v4lue of f")}, l.secrets); diff != "" || l.env[orchestrator.EnvInstanceToken] != got.Token {
+		t.Errorf("loaded with the token %q; secrets (-want +got):\n%s", l.env[orchestrator.EnvInstanceToken], diff)
+	}
+	if token, ok := key.Recall(c); !ok || token != got.Token {
+		t.Errorf("the next gateway's token: %q, %t", token, ok)
+	}
+	notes, err := os.ReadFile(filepath.Join(r.notes, got.ID+".json"))
+	if shown := fmt.Sprint(c) + string(notes); err != nil || strings.Contains(shown, "v4lue") || strings.Contains(shown, got.Token) {
+		t.Errorf("kept: %s, %v", shown, err)
+	}
+	if err := r.Stop(t.Context(), got.ID, time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestASecretThatIsGoneIsTheFunctionsError(t *testing.T) {
+	r := newRig(t, func(c *cell.Config) {
+		c.Secrets = func(string, []string) (map[string][]byte, error) {
+			return nil, orchestrator.Errorf(orchestrator.ErrFunction, "secret-unknown", "there is none")
+		}
+	})
+	rel := release(func(r *orchestrator.Release) { r.Spec.Secrets = []string{"API_KEY"} })
+	r.full(t, rel)
+	if _, err := r.Launch(t.Context(), pool.Order{Release: rel}); !errors.Is(err, orchestrator.ErrFunction) {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestBadCodeIsTheCallersError(t *testing.T) {

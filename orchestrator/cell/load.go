@@ -60,7 +60,7 @@ func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched,
 		l.settle(c, err == nil)
 		switch {
 		case err == nil:
-			return pool.Launched{ID: c.id, Addr: c.addr, Origin: pool.OriginCell}, nil
+			return pool.Launched{ID: c.id, Addr: c.addr, Origin: pool.OriginCell, Token: c.calls}, nil
 		case ctx.Err() != nil:
 			return pool.Launched{}, ctx.Err()
 		case errors.Is(err, orchestrator.ErrFunction):
@@ -147,7 +147,11 @@ func (l *Launcher) send(ctx context.Context, c *cell, release orchestrator.Relea
 	if err != nil {
 		return fmt.Errorf("begin a load: %w", err)
 	}
-	head, err := l.config.Head(release.Env(), secrets)
+	env := release.Env()
+	if c.calls != "" {
+		env[orchestrator.EnvInstanceToken] = c.calls
+	}
+	head, err := l.config.Head(env, secrets)
 	if err != nil {
 		return fmt.Errorf("begin a load: %w", err)
 	}

@@ -173,14 +173,16 @@ func (l *Launcher) start(template orchestrator.Template, image string) (*cell, e
 		return nil, fmt.Errorf("get memory for a cell: %w", err)
 	}
 	token := rand.Text()
+	config := l.container(template, image, token)
+	calls := l.config.Key.Mark(&config)
 	id, addr, err := l.config.Next.Bring(ctx, launch.Request{
-		Config: l.container(template, image, token), For: turn, Priority: capacity.Background, Asks: true,
+		Config: config, For: turn, Priority: capacity.Background, Asks: true,
 	})
 	if err != nil {
 		reservation.Release()
 		return nil, err
 	}
-	return &cell{id: id, addr: addr, token: token, reservation: reservation, readyAt: time.Now()}, nil
+	return &cell{id: id, addr: addr, token: token, calls: calls, reservation: reservation, readyAt: time.Now()}, nil
 }
 
 // container is what to run for one cell.

@@ -121,9 +121,6 @@ func assign(e *orchestrator.CloudEvent, name, value string) error {
 		}
 		e.Time = at
 	default:
-		if value == "" {
-			return nil // says as much as none, and a header could not say it
-		}
 		if e.Extensions == nil {
 			e.Extensions = map[string]string{}
 		}

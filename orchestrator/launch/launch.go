@@ -48,6 +48,7 @@ type Config struct {
 	Restore func(ctx context.Context, release orchestrator.Release) error
 	// Secrets opens the secrets of a function; nil = none can be had.
 	Secrets Secrets
+	Key     orchestrator.InstanceKey // of instances' tokens
 }
 
 // Secrets opens the secrets of a function by their names. The error is
@@ -123,6 +124,12 @@ func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched,
 	if request.Config.Secrets, err = l.config.Secrets.Of(r); err != nil {
 		return pool.Launched{}, fmt.Errorf("start an instance of %s: %w", r.Spec.Name, err)
 	}
+	var token string
+	if r.Template.HTTPReady { // else there is no runtime of ours to ask for it
+		if token = l.config.Key.Mark(&request.Config); token != "" {
+			request.Config.Env[orchestrator.EnvInstanceToken] = token
+		}
+	}
 	id, addr, err := l.Bring(ctx, request)
 	if errors.Is(err, orchestrator.ErrNotFound) && l.config.Restore != nil {
 		l.config.Logger.Warn("the image is gone and is built again", "function", r.Spec.Name, "revision", r.Revision.ID)
@@ -139,7 +146,7 @@ func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched,
 	if err != nil {
 		return pool.Launched{}, err
 	}
-	return pool.Launched{ID: id, Addr: addr, Origin: pool.OriginImage}, nil
+	return pool.Launched{ID: id, Addr: addr, Origin: pool.OriginImage, Token: token}, nil
 }
 
 // Request asks for a container that is ready.

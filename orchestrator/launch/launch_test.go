@@ -145,6 +145,78 @@ func TestLaunchOfOwnDockerfileNeedsOnlyThePort(t *testing.T) {
 	r.stop(t, got.ID)
 }
 
+// TestLaunchWithSecretsAndAToken: the container's program has them, and what the
+// engine tells of it has not.
+func TestLaunchWithSecretsAndAToken(t *testing.T) {
+	key := orchestrator.InstanceKey("k")
+	seen := make(chan orchestrator.ContainerConfig, 3)
+	r := newRig(t, func(ctx context.Context, p *enginetest.Process) int {
+		seen <- p.Config
+		return enginetest.Serve(http.NotFoundHandler())(ctx, p)
+	}, func(c *launch.Config) {
+		c.Key = key
+		c.Secrets = func(function string, names []string) (map[string][]byte, error) {
+			if names[0] != "API_KEY" {
+				return nil, orchestrator.Errorf(orchestrator.ErrFunction, "secret-unknown", "there is none")
+			}
+			return map[string][]byte{"API_KEY": []byte("v4lue of " + function)}, nil
+		}
+	})
+	own := order(false) // a Dockerfile of somebody's, whose server knows nothing of tokens
+	own.Release.Spec.Secrets = []string{"API_KEY"}
+	launched, err := r.Launch(t.Context(), own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := <-seen
+	if got := string(config.Secrets["API_KEY"]); got != "v4lue of f" || launched.Token != "" || config.Labels[orchestrator.LabelToken] != "" {
+		t.Errorf("the secret is %q, the token %q", got, launched.Token)
+	}
+	c, err := r.engine.Inspect(t.Context(), launched.ID)
+	if err != nil || strings.Contains(fmt.Sprint(c, config.Env), "v4lue") {
+		t.Errorf("the engine tells %v, %v; the environment is %v", c, err, config.Env)
+	}
+	r.stop(t, launched.ID)
+
+	own.Release.Spec.Secrets = []string{"ABSENT"}
+	if _, err := r.Launch(t.Context(), own); !errors.Is(err, orchestrator.ErrFunction) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLaunchGivesEachInstanceAToken of its own, which the next gateway knows, too.
+func TestLaunchGivesEachInstanceAToken(t *testing.T) {
+	key := orchestrator.InstanceKey("k")
+	seen := make(chan orchestrator.ContainerConfig, 2)
+	r := newRig(t, func(ctx context.Context, p *enginetest.Process) int {
+		seen <- p.Config
+		return enginetest.Serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))(ctx, p)
+	}, func(c *launch.Config) { c.Key = key })
+	tokens := map[string]bool{}
+	for range 2 {
+		launched, err := r.Launch(t.Context(), order(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := <-seen
+		if launched.Token == "" || tokens[launched.Token] || config.Env[orchestrator.EnvInstanceToken] != launched.Token {
+			t.Errorf("token %q, in the environment %q", launched.Token, config.Env[orchestrator.EnvInstanceToken])
+		}
+		tokens[launched.Token] = true
+		c, err := r.engine.Inspect(t.Context(), launched.ID)
+		if token, ok := key.Recall(c); err != nil || !ok || token != launched.Token {
+			t.Errorf("recalled %q, %t, %v", token, ok, err)
+		}
+		if _, ok := orchestrator.InstanceKey("other").Recall(c); ok {
+			t.Error("a gateway with another key takes it for its own")
+		}
+		if strings.Contains(fmt.Sprint(c), launched.Token) {
+			t.Errorf("the token is in what is listed: %v", c)
+		}
+		r.stop(t, launched.ID)
+	}
+}
+
 func TestLaunchFailures(t *testing.T) {
 	tests := []struct {
 		name    string

@@ -42,6 +42,7 @@ type Launched struct {
 	ID     string // container id
 	Addr   string // "IP:port"
 	Origin string // OriginImage, OriginCell or OriginAdopted
+	Token  string // what calls of it carry; "" = nothing
 }
 
 // Where an instance came from.

@@ -36,7 +36,7 @@ type Config struct {
 	Launcher Launcher         // required
 	Capacity *capacity.Budget // nil = a Budget without bounds
 	// NewConns makes the data plane's connection set of an instance; may be nil.
-	NewConns func(addr string) Conns
+	NewConns func(instance Launched) Conns
 	Observer Observer     // nil = NoObserver
 	Logger   *slog.Logger // nil = discard
 	// NeverFreeze keeps idle instances running until they are removed.

@@ -124,7 +124,7 @@ func (p *Pool) started(in *instance, launched Launched, reservation *capacity.Re
 func (p *Pool) enlist(in *instance, launched Launched, reservation *capacity.Reservation) bool {
 	var conns Conns
 	if p.cfg.NewConns != nil {
-		conns = p.cfg.NewConns(launched.Addr)
+		conns = p.cfg.NewConns(launched)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -93,7 +93,7 @@ const adoptPatience = 60 * time.Second
 func (p *Pool) Adopt(launched Launched, frozen bool, startedAt time.Time) bool {
 	var conns Conns
 	if p.cfg.NewConns != nil {
-		conns = p.cfg.NewConns(launched.Addr)
+		conns = p.cfg.NewConns(launched)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

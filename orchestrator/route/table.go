@@ -62,11 +62,12 @@ type Waker interface {
 
 // Config sets a Table up.
 type Config struct {
-	Launcher Launcher                     // required
-	Capacity *capacity.Budget             // nil = without bounds
-	NewConns func(addr string) pool.Conns // of the data plane; may be nil
-	Observer pool.Observer                // may be nil
-	Logger   *slog.Logger                 // nil = discard
+	Launcher Launcher                       // required
+	Capacity *capacity.Budget               // nil = without bounds
+	NewConns func(pool.Launched) pool.Conns // of the data plane; may be nil
+	Key      orchestrator.InstanceKey       // of instances' tokens
+	Observer pool.Observer                  // may be nil
+	Logger   *slog.Logger                   // nil = discard
 	// NeverFreeze keeps idle instances running until they are removed.
 	NeverFreeze bool
 }
@@ -75,6 +76,7 @@ type Config struct {
 // ends it. All methods are safe for concurrent use.
 type Table struct {
 	launcher Launcher
+	key      orchestrator.InstanceKey
 	pools    pool.Config // shared by all pools
 	routes   atomic.Pointer[map[string]*Route]
 	active   activeSet
@@ -96,7 +98,7 @@ var _ orchestrator.Fleet = (*Table)(nil)
 // New returns an empty Table.
 func New(config Config) *Table {
 	t := &Table{
-		launcher: config.Launcher, proving: map[*pool.Pool]struct{}{},
+		launcher: config.Launcher, key: config.Key, proving: map[*pool.Pool]struct{}{},
 		proven: map[string]*pool.Pool{}, leaving: map[*pool.Pool]string{},
 	}
 	if config.Capacity == nil {
@@ -348,8 +350,12 @@ func (t *Table) Adopt(c orchestrator.Container) bool {
 	if r == nil || r.Release.Revision.ID != c.Labels[orchestrator.LabelRevision] || r.Release.ConfigHash() != c.Labels[orchestrator.LabelConfig] {
 		return false
 	}
+	token, ok := t.key.Recall(c)
+	if !ok {
+		return false
+	}
 	addr := net.JoinHostPort(c.Addr, strconv.Itoa(orchestrator.InstancePort))
-	launched := pool.Launched{ID: c.ID, Addr: addr, Origin: pool.OriginAdopted}
+	launched := pool.Launched{ID: c.ID, Addr: addr, Origin: pool.OriginAdopted, Token: token}
 	return r.Pool.Adopt(launched, c.State == orchestrator.ContainerFrozen, c.CreatedAt)
 }
 

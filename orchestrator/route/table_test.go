@@ -316,6 +316,39 @@ func TestAdoptByLabels(t *testing.T) {
 	})
 }
 
+// TestAdoptByKey: what was started with another key would refuse every call.
+func TestAdoptByKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := orchestrator.InstanceKey("k")
+		var tokens []string
+		l := &launcher{alive: map[string]string{}}
+		table := route.New(route.Config{Launcher: l, Key: key, NewConns: func(in pool.Launched) pool.Conns {
+			tokens = append(tokens, in.Token)
+			return noConns{}
+		}})
+		defer table.Close(t.Context())
+		live := release("f", "r2")
+		table.Serve(live)
+		adopt := func(id string, key orchestrator.InstanceKey) bool {
+			config := live.Container("me", "net")
+			key.Mark(&config)
+			return table.Adopt(orchestrator.Container{
+				ID: id, Name: config.Name, State: orchestrator.ContainerFrozen, Addr: "10.0.0.9", Labels: config.Labels,
+			})
+		}
+		if !adopt("ours", key) || adopt("other", orchestrator.InstanceKey("other")) || !adopt("without", nil) {
+			t.Error("adopted what it should not, or the other way round")
+		}
+		if len(tokens) != 2 || tokens[0] == "" || tokens[1] != "" {
+			t.Errorf("calls carry %q", tokens)
+		}
+	})
+}
+
+type noConns struct{}
+
+func (noConns) CloseIdle() {}
+
 func TestDiedReachesThePoolAndTheLauncher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, l := newTable(t)
