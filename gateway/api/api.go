@@ -21,6 +21,9 @@ const (
 	// HeaderDeadline tells an instance when the invocation ends: Unix
 	// milliseconds.
 	HeaderDeadline = "Kiln-Deadline"
+	// HeaderInstanceToken shows an instance that a call comes through the gateway.
+	// Its runtime takes it away before the handler sees it.
+	HeaderInstanceToken = "Kiln-Instance-Token"
 )
 
 // Values of HeaderError.

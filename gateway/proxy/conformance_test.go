@@ -109,7 +109,7 @@ func TestRequestHeaders(t *testing.T) {
 		req := newRequest(t, "GET", g.url("/"), nil)
 		req.Header = http.Header{
 			"Accept": {"a", "b"}, "Cookie": {"x=1; y=2"}, "Authorization": {"Bearer t"}, "User-Agent": {"test"},
-			"Kiln-Revision": {"forged"}, "Kiln-Function": {"forged"}, "Kiln-Token": {"forged"},
+			"Kiln-Revision": {"forged"}, "Kiln-Function": {"forged"}, "Kiln-Token": {"forged"}, "Kiln-Instance-Token": {"forged"},
 			"Proxy-Authorization": {"secret"}, "X-Forwarded-For": {"10.1.1.1"}, "X-Forwarded-Proto": {"https"},
 			"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, "Tracestate": {"a=b"},
 		}
@@ -133,7 +133,7 @@ func TestRequestHeaders(t *testing.T) {
 		got.Del("Kiln-Deadline")
 		want := http.Header{
 			"Accept": {"a", "b"}, "Cookie": {"x=1; y=2"}, "Authorization": {"Bearer t"}, "User-Agent": {"test"},
-			"Kiln-Revision": {"r1-abcdef"}, "Kiln-Function": {"echo"},
+			"Kiln-Revision": {"r1-abcdef"}, "Kiln-Function": {"echo"}, "Kiln-Instance-Token": {"of-i1"},
 			"X-Forwarded-For": {"10.1.1.1, 127.0.0.1"}, "X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {g.addr},
 			"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, "Tracestate": {"a=b"},
 		}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/orchestrator/pool"
 )
 
@@ -32,7 +33,8 @@ const (
 // event loops that have their own. Each carries one leased request or is idle,
 // so that their number is bounded by the slots. It is safe for concurrent use.
 type Conns struct {
-	addr string
+	addr  string
+	token string // the field that shows the instance's token, with its end; "" = none
 
 	open atomic.Int64 // connections of all kinds
 
@@ -95,8 +97,16 @@ func (c *Conns) makeRoom(slots int) {
 	}
 }
 
-// NewConns returns the connections to the instance at addr, "IP:port".
-func NewConns(addr string) pool.Conns { return &Conns{addr: addr} }
+// NewConns returns the connections to an instance.
+func NewConns(instance pool.Launched) pool.Conns {
+	c := &Conns{addr: instance.Addr}
+	if instance.Token != "" {
+		c.token = api.HeaderInstanceToken + ": " + instance.Token + crlf
+	}
+	return c
+}
+
+const crlf = "\r\n"
 
 // CloseIdle closes the connections that carry no request now.
 func (c *Conns) CloseIdle() {

@@ -270,6 +270,7 @@ func (l *loop) transmit(c *client, raw []byte) {
 		target: rest, rootless: len(rest) == 0 || rest[0] == '?',
 		name: view(name), revision: f.route.Release.Revision.ID,
 		requestID: f.idBytes(), peer: c.peer, deadline: f.deadline, said: listen(l.request.Fields),
+		token: b.set.conns.token,
 	})
 	out = append(out, raw[f.headLen:]...)
 	l.out = out[:0]

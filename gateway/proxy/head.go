@@ -60,6 +60,7 @@ func (x *exchange) appendHead(dst []byte) []byte {
 	dst = append(dst, "\r\n"...)
 	dst = appendField(dst, api.HeaderFunction, x.name)
 	dst = appendField(dst, api.HeaderRevision, x.route.Release.Revision.ID)
+	dst = append(dst, x.u.conns.token...)
 	return append(dst, "\r\n"...)
 }
 

@@ -283,7 +283,7 @@ func TestTunnel(t *testing.T) {
 		closed := make(chan string, 1)
 		in := serve(t, func(p *peer, _ int) {
 			head := p.request()
-			for _, want := range []string{"Connection: Upgrade\n", "Upgrade: test\n", "Sec-Websocket-Key: k\n"} {
+			for _, want := range []string{"Connection: Upgrade\n", "Upgrade: test\n", "Sec-Websocket-Key: k\n", "Kiln-Instance-Token: of-i1\n"} {
 				if !strings.Contains(head, want) {
 					t.Errorf("the function got %q", head)
 				}

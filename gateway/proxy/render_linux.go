@@ -14,8 +14,6 @@ import (
 // view looks at bytes as a string for the length of a call that does not keep it.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-const crlf = "\r\n"
-
 // appendRequestID appends what requestid.New makes, a version 7 UUID, without
 // allocating.
 func appendRequestID(dst []byte, now time.Time) []byte {
@@ -86,6 +84,7 @@ type forward struct {
 	peer           string // the client's address
 	deadline       time.Time
 	said           said
+	token          string // Conns.token of the instance
 }
 
 // appendRequestHead appends the head of a request as the function gets it. It
@@ -148,7 +147,9 @@ func appendRequestHead(dst []byte, r *wire.Request, f *forward) []byte {
 	dst = append(dst, f.name...)
 	dst = append(dst, crlf+api.HeaderRevision+": "...)
 	dst = append(dst, f.revision...)
-	return append(dst, crlf+crlf...)
+	dst = append(dst, crlf...)
+	dst = append(dst, f.token...)
+	return append(dst, crlf...)
 }
 
 func appendWire(dst []byte, f *wire.Field) []byte {

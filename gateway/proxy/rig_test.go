@@ -45,7 +45,8 @@ func (l *instances) Launch(ctx context.Context, order pool.Order) (pool.Launched
 		return pool.Launched{}, orchestrator.Errorf(orchestrator.ErrExhausted, "no-capacity", "the test has no more instances")
 	}
 	l.n++
-	return pool.Launched{ID: fmt.Sprintf("i%d", l.n), Addr: l.addrs[l.n-1], Origin: pool.OriginImage}, nil
+	id := fmt.Sprintf("i%d", l.n)
+	return pool.Launched{ID: id, Addr: l.addrs[l.n-1], Origin: pool.OriginImage, Token: "of-" + id}, nil
 }
 
 func (l *instances) Freeze(context.Context, string) error { return nil }
@@ -203,13 +204,13 @@ func newRigWith(t testing.TB, way string, config proxy.Config, change func(*orch
 }
 
 // newPool makes a pool over servers that listen.
-func (g *rig) newPool(release orchestrator.Release, conns func(string) pool.Conns, addrs ...string) *pool.Pool {
+func (g *rig) newPool(release orchestrator.Release, conns func(pool.Launched) pool.Conns, addrs ...string) *pool.Pool {
 	var mu sync.Mutex
 	var made []pool.Conns
-	p := pool.New(&pool.Config{Launcher: &instances{addrs: addrs}, NewConns: func(addr string) pool.Conns {
+	p := pool.New(&pool.Config{Launcher: &instances{addrs: addrs}, NewConns: func(in pool.Launched) pool.Conns {
 		mu.Lock()
 		defer mu.Unlock()
-		made = append(made, conns(addr))
+		made = append(made, conns(in))
 		return made[len(made)-1]
 	}}, release)
 	g.t.Cleanup(func() {
