@@ -330,7 +330,10 @@ func runImage(t *testing.T, image string, args []string, env map[string]string) 
 }
 
 // cellArgs mounts what a cell is loaded into.
-var cellArgs = []string{"--tmpfs", templates.CodePath + ":rw,nosuid,nodev,exec,size=128m"}
+var cellArgs = []string{
+	"--tmpfs", templates.CodePath + ":rw,nosuid,nodev,exec,size=128m",
+	"--tmpfs", "/run/secrets:rw,nosuid,nodev,noexec,size=5m",
+}
 
 func (i *instance) logs() string {
 	out, err := dockerErr("logs", i.id)

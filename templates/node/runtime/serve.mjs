@@ -1,6 +1,7 @@
 // The server around a function: requests, readiness, loading, ending.
 
 import http from 'node:http';
+import { timingSafeEqual } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { once } from 'node:events';
 import { CODE, loadHandler, toResponse } from './handler.mjs';
@@ -8,9 +9,11 @@ import { CODE, loadHandler, toResponse } from './handler.mjs';
 const MAX_HEADER_SIZE = 64 * 1024;
 const BACKLOG = 1024;
 const NO_BODY = new Set(['GET', 'HEAD']);
+const TOKEN_FIELD = 'kiln-instance-token';
 
 export class Server {
   #handler = null;
+  #token = null; // that requests must show; null = any will do
   #cell;
   #http;
   #draining = false;
@@ -28,8 +31,12 @@ export class Server {
 
   get loaded() { return this.#handler !== null; }
 
-  // load imports the handler; it throws what the import throws.
+  // load imports the handler; it throws what the import throws. What is for the
+  // runtime alone the handler does not find in its environment.
   async load(code = CODE) {
+    const token = process.env.KILN_INSTANCE_TOKEN;
+    delete process.env.KILN_INSTANCE_TOKEN;
+    this.#token = token === undefined ? null : Buffer.from(token);
     process.chdir(code);
     this.#handler = await loadHandler(code, process.env.KILN_HANDLER);
   }
@@ -74,6 +81,9 @@ export class Server {
     if (!this.#handler) {
       return problem(req, res, 503, 'cell-empty', 'no function is loaded yet');
     }
+    if (!this.#admits(req)) {
+      return problem(req, res, 403, 'instance-token', "the call does not show this instance's token; calls come through the gateway");
+    }
     const gone = new AbortController();
     res.on('close', () => { if (!res.writableFinished) gone.abort(); });
     try {
@@ -82,6 +92,13 @@ export class Server {
     } catch (error) {
       this.#failed(req, res, error);
     }
+  }
+
+  // #admits says whether a request shows the instance's token.
+  #admits(req) {
+    if (this.#token === null) return true;
+    const shown = Buffer.from(req.headers[TOKEN_FIELD] ?? '');
+    return shown.length === this.#token.length && timingSafeEqual(shown, this.#token);
   }
 
   // #failed reports a handler's error: the stack to stderr, a 500 to the caller,
@@ -169,7 +186,10 @@ async function sendBody(reader, res) {
 function toRequest(req, res, signal, expects) {
   const headers = new Headers();
   const raw = req.rawHeaders;
-  for (let i = 0; i < raw.length; i += 2) headers.append(raw[i], raw[i + 1]);
+  for (let i = 0; i < raw.length; i += 2) {
+    if (raw[i].length === TOKEN_FIELD.length && raw[i].toLowerCase() === TOKEN_FIELD) continue; // not the handler's
+    headers.append(raw[i], raw[i + 1]);
+  }
   const init = { method: req.method, headers, signal };
   const hasBody = req.headers['content-length'] > 0 || 'transfer-encoding' in req.headers;
   if (hasBody && !NO_BODY.has(req.method)) {

@@ -5,6 +5,7 @@ package host
 
 import (
 	"context"
+	"crypto/subtle"
 	"fmt"
 	"log"
 	"net"
@@ -29,6 +30,9 @@ const (
 	// Descriptors that a cell's shim leaves open for the program it becomes.
 	listenFDVariable = "KILN_LISTEN_FD" // the listening socket
 	loadFDVariable   = "KILN_LOAD_FD"   // the connection that waits for the load's answer
+
+	tokenVariable = "KILN_INSTANCE_TOKEN"
+	tokenField    = "Kiln-Instance-Token"
 )
 
 // Loader makes the handler once the function's files are at Code and its
@@ -58,11 +62,9 @@ func run(load Loader) error {
 	}
 	server := newServer(cell)
 	if cell == nil {
-		handler, err := load()
-		if err != nil {
+		if err := server.load(load); err != nil {
 			return fmt.Errorf("the handler could not be loaded: %w", err)
 		}
-		server.handler.Store(&handler)
 	}
 	listener, err := listen()
 	if err != nil {
@@ -70,13 +72,7 @@ func run(load Loader) error {
 	}
 	answerInheritedLoad()
 	if cell != nil {
-		cell.load = func(*http.Request) error {
-			handler, err := load()
-			if err == nil {
-				server.handler.Store(&handler)
-			}
-			return err
-		}
+		cell.load = func(*http.Request) error { return server.load(load) }
 	}
 	return server.serve(listener)
 }
@@ -84,6 +80,7 @@ func run(load Loader) error {
 // server answers the contract's own paths and hands over the rest.
 type server struct {
 	cell    *cell
+	token   []byte                       // that requests must show; nil = any will do. Set before handler
 	handler atomic.Pointer[http.Handler] // nil until loaded
 	http    *http.Server
 }
@@ -93,6 +90,30 @@ func newServer(c *cell) *server {
 	// No timeouts: the gateway decides how long a request may take.
 	s.http = &http.Server{Handler: s, MaxHeaderBytes: maxHeaderBytes}
 	return s
+}
+
+// load makes the handler, once the environment is the function's. What is for the
+// runtime alone the handler does not find there.
+func (s *server) load(load Loader) error {
+	if token, ok := os.LookupEnv(tokenVariable); ok {
+		os.Unsetenv(tokenVariable)
+		s.token = []byte(token)
+	}
+	handler, err := load()
+	if err == nil {
+		s.handler.Store(&handler)
+	}
+	return err
+}
+
+// admits says whether a request shows the instance's token, which it then loses.
+func (s *server) admits(r *http.Request) bool {
+	if s.token == nil {
+		return true
+	}
+	shown := r.Header[tokenField]
+	delete(r.Header, tokenField)
+	return len(shown) == 1 && subtle.ConstantTimeCompare([]byte(shown[0]), s.token) == 1
 }
 
 // serve returns after SIGTERM, once every response has been sent.
@@ -119,6 +140,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handler := s.handler.Load()
 	if handler == nil {
 		Problem(w, r, http.StatusServiceUnavailable, "cell-empty", "no function is loaded yet")
+		return
+	}
+	if !s.admits(r) {
+		Problem(w, r, http.StatusForbidden, "instance-token", "the call does not show this instance's token; calls come through the gateway")
 		return
 	}
 	if r.Body != http.NoBody {

@@ -57,6 +57,15 @@ class Request:
         self._stream = None
         self._query = None
 
+    def forget(self, name):
+        """Drops a field that is not the handler's."""
+        dict.pop(self.headers, name, None)
+        encoded = name.encode()
+        if self.raw_headers[-1][0] == encoded:  # where the gateway puts it
+            self.raw_headers.pop()
+        else:
+            self.raw_headers[:] = [field for field in self.raw_headers if field[0] != encoded]
+
     @property
     def path(self):
         """The path without the query, percent-decoded."""

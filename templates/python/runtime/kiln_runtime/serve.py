@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import gc
+import hmac
 import json
 import os
 import queue
@@ -18,6 +19,7 @@ from .http1 import Connection
 
 BACKLOG = 1024
 DEFAULT_CONCURRENCY = 16
+TOKEN_FIELD = "kiln-instance-token"
 
 
 # Jobs that take less than this on average are run one after the other by one
@@ -118,12 +120,16 @@ class Server:
         self.connections = set()
         self.draining = False
         self.workers = None
+        self._token = None  # that requests must show; None = any will do
         self._listener = None
         self._tasks = set()
         self._drained = loop.create_future()
 
     def load(self):
-        """Imports the handler; raises what the import raises."""
+        """Imports the handler; raises what the import raises. What is for the
+        runtime alone the handler does not find in its environment."""
+        token = os.environ.pop("KILN_INSTANCE_TOKEN", None)
+        self._token = None if token is None else token.encode()
         concurrency = int(os.environ.get("KILN_CONCURRENCY") or DEFAULT_CONCURRENCY)
         self.workers = Workers(self.loop, max(1, concurrency))
         return apps.load(self)
@@ -144,13 +150,26 @@ class Server:
             return request.target == "/_kiln/load"
         if self.app is None:
             return False
-        return self.app.streams
+        # A body that nobody will read is not waited for.
+        return self.app.streams or not self._admits(request)
+
+    def _admits(self, request):
+        """Whether a request shows the instance's token."""
+        if self._token is None:
+            return True
+        shown = request.headers.get(TOKEN_FIELD, "")
+        return hmac.compare_digest(shown.encode("latin-1"), self._token)
 
     def dispatch(self, connection, request):
         if request.target.startswith("/_kiln/"):
             return self._control(connection, request)
         if self.app is None:
             return connection.respond(503, *problem(request, 503, "cell-empty", "no function is loaded yet"))
+        if not self._admits(request):
+            detail = "the call does not show this instance's token; calls come through the gateway"
+            return connection.respond(403, *problem(request, 403, "instance-token", detail))
+        if self._token is not None:
+            request.forget(TOKEN_FIELD)
         try:
             self.app.handle(connection, request)
         except Exception as error:
