@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/kilnfaas/kiln/gateway/api"
 )
 
 // The range of latencies that are told apart: a microsecond to a minute, with
@@ -42,6 +44,12 @@ func rawRequest(host, path string, body []byte) []byte {
 	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", path, host, len(body))
 	b.Write(body)
 	return b.Bytes()
+}
+
+// request is a request to an instance, without a proxy.
+func (u upstream) request(body []byte) []byte {
+	head := fmt.Sprintf("Host: %s\r\n%s: %s\r\n", u.addr, api.HeaderInstanceToken, u.token)
+	return bytes.Replace(rawRequest(u.addr, "/", body), []byte("Host: "+u.addr+"\r\n"), []byte(head), 1)
 }
 
 // sample is what one stretch of load measured.

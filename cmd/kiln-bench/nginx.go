@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/kilnfaas/kiln/gateway/api"
 )
 
 // nginx is Debian's nginx as a reverse proxy on loopback with keep-alive
@@ -36,11 +38,6 @@ http {
   keepalive_requests 1000000000;
   tcp_nodelay on;
   proxy_http_version 1.1;
-  proxy_set_header Connection "";
-  proxy_set_header Host $host;
-  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-  proxy_set_header X-Forwarded-Host $host;
-  proxy_set_header X-Forwarded-Proto $scheme;
 %[3]s  server {
     listen %[2]s backlog=4096;
 %[4]s  }
@@ -50,12 +47,27 @@ http {
 // nginxUpstream and nginxLocation are one function's part of the configuration.
 const (
 	nginxUpstream = "  upstream %[1]s { server %[2]s; keepalive 256; keepalive_requests 1000000000; }\n"
-	nginxLocation = "    location = /invoke/%[1]s { proxy_pass http://%[1]s/; }\n"
+	nginxLocation = `    location = /invoke/%[1]s {
+      proxy_pass http://%[1]s/;
+      proxy_set_header Connection "";
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header X-Forwarded-Host $host;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header %[2]s %[3]s;
+    }
+`
 )
 
-// startNginx runs nginx in front of functions, "IP:port" by name, under the paths
-// that Kiln has for them.
-func startNginx(dir string, functions map[string]string) (*nginx, error) {
+// upstream is an instance that others than its gateway call.
+type upstream struct {
+	addr  string // "IP:port"
+	token string // that its runtime wants to be shown
+}
+
+// startNginx runs nginx in front of functions, by name, under the paths that Kiln
+// has for them.
+func startNginx(dir string, functions map[string]upstream) (*nginx, error) {
 	binary, err := exec.LookPath("nginx")
 	if err != nil {
 		binary = "/usr/sbin/nginx" // not on every user's PATH
@@ -72,9 +84,9 @@ func startNginx(dir string, functions map[string]string) (*nginx, error) {
 		return nil, err
 	}
 	var upstreams, locations strings.Builder
-	for name, upstream := range functions {
-		fmt.Fprintf(&upstreams, nginxUpstream, name, upstream)
-		fmt.Fprintf(&locations, nginxLocation, name)
+	for name, u := range functions {
+		fmt.Fprintf(&upstreams, nginxUpstream, name, u.addr)
+		fmt.Fprintf(&locations, nginxLocation, name, api.HeaderInstanceToken, u.token)
 	}
 	user := ""
 	if os.Geteuid() == 0 {

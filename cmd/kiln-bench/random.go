@@ -42,14 +42,17 @@ func runRandom(ctx context.Context, p plan, engine *docker.Client, g *gateway, d
 	if err != nil {
 		return r, err
 	}
-	upstreams := map[string]string{}
+	upstreams := map[string]upstream{}
 	processes := map[string][]int{}
 	for _, name := range names {
 		instance, err := g.instance(ctx, engine, name)
 		if err != nil {
 			return r, err
 		}
-		upstreams[name], processes[name] = instance.Addr+":8080", family(instance.PID)
+		if upstreams[name], err = g.upstream(ctx, instance); err != nil {
+			return r, err
+		}
+		processes[name] = family(instance.PID)
 	}
 	n, err := startNginx(dir, upstreams)
 	if err != nil {

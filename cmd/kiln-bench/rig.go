@@ -231,6 +231,21 @@ func (g *gateway) instance(ctx context.Context, engine *docker.Client, name stri
 	return orchestrator.Container{}, fmt.Errorf("function %s has no ready instance", name)
 }
 
+// upstream says how to call a container past the gateway. It was started from its
+// image, where the engine tells the token.
+func (g *gateway) upstream(ctx context.Context, c orchestrator.Container) (upstream, error) {
+	out, err := exec.CommandContext(ctx, "docker", "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", c.ID).Output()
+	if err != nil {
+		return upstream{}, fmt.Errorf("find the token of %s: %w", c.Name, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if token, ok := strings.CutPrefix(line, orchestrator.EnvInstanceToken+"="); ok {
+			return upstream{addr: c.Addr + ":8080", token: strings.TrimSpace(token)}, nil
+		}
+	}
+	return upstream{}, fmt.Errorf("the container %s has no token", c.Name)
+}
+
 // waitState waits until a function's instances satisfy want.
 func (g *gateway) waitState(ctx context.Context, name, what string, want func(orchestrator.FunctionStatus) bool) error {
 	return waitFor(name+" to be "+what, idleTimeout, func() error {

@@ -81,8 +81,11 @@ func runWarm(ctx context.Context, p plan, engine *docker.Client, dir string) (w 
 	if err != nil {
 		return w, err
 	}
-	upstream := instance.Addr + ":8080"
-	n, err := startNginx(dir, map[string]string{"echo": upstream})
+	past, err := g.upstream(ctx, instance)
+	if err != nil {
+		return w, err
+	}
+	n, err := startNginx(dir, map[string]upstream{"echo": past})
 	if err != nil {
 		return w, err
 	}
@@ -92,7 +95,7 @@ func runWarm(ctx context.Context, p plan, engine *docker.Client, dir string) (w 
 	ways := func(body int) []target {
 		payload := make([]byte, body)
 		return []target{
-			{name: "direct", addr: upstream, requests: [][]byte{rawRequest(upstream, "/", payload)}, function: function},
+			{name: "direct", addr: past.addr, requests: [][]byte{past.request(payload)}, function: function},
 			{name: "nginx", addr: n.addr, requests: [][]byte{rawRequest(n.addr, "/invoke/echo", payload)}, function: function, proxy: n.processes()},
 			{name: "kiln", addr: g.addr, requests: [][]byte{rawRequest(g.addr, "/invoke/echo", payload)}, function: function, proxy: g.processes()},
 		}
