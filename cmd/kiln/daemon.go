@@ -230,6 +230,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	budget := capacity.New(capacity.Config{Memory: d.cfg.Memory, EngineMemory: info.Memory, Saturated: cpu.Saturated})
 	d.metrics = metrics.New(version)
 	d.builder = d.metrics.Builds(build.New(d.buildConfig()))
+	key := orchestrator.InstanceKey(d.vault.Derive("instance tokens"))
 	var launcher route.Launcher
 	var table atomic.Pointer[route.Table] // nil while the first cells start
 	images := launch.New(launch.Config{
@@ -241,6 +242,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		},
 		Restore: d.restore,
 		Secrets: d.vault.Values,
+		Key:     key,
 	})
 	launcher = images
 	if d.cfg.Cells > 0 {
@@ -250,7 +252,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		}
 		cells := cell.New(cell.Config{
 			Next: images, Engine: d.running, Images: build.NewCells(d.buildConfig()), Code: code,
-			Head: templates.LoadHead, Secrets: d.vault.Values, Capacity: budget, Owner: d.owner, Network: d.cfg.Network,
+			Head: templates.LoadHead, Secrets: d.vault.Values, Key: key, Capacity: budget, Owner: d.owner, Network: d.cfg.Network,
 			Min: d.cfg.Cells, Max: max(d.cfg.Cells, d.cfg.CellsMax),
 			Notes: filepath.Join(d.cfg.Data, "cells"), Logger: d.logger,
 		})
@@ -264,6 +266,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 		Launcher: launcher,
 		Capacity: budget,
 		NewConns: proxy.NewConns,
+		Key:      key,
 		Observer: coldStarts{Invocations: d.metrics.Invocations},
 		Logger:   d.logger,
 	})
