@@ -166,6 +166,19 @@ func (b *bucket) remove(ctx context.Context, key string, sequence uint64) error 
 	return b.kv.Purge(ctx, key, jetstream.LastRevision(sequence), jetstream.PurgeTTL(b.server.markerLife))
 }
 
+// mark is remove with a life of its own and a value: what is left to be told of
+// the entry.
+func (b *bucket) mark(ctx context.Context, key string, value []byte, sequence uint64, life time.Duration) error {
+	message := nats.NewMsg("$KV." + b.name + "." + key)
+	message.Data = value
+	message.Header.Set("KV-Operation", "PURGE")
+	message.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	_, err := b.server.js.PublishMsg(ctx, message, jetstream.WithExpectLastSequencePerSubject(sequence), jetstream.WithMsgTTL(life))
+	return err
+}
+
 // list returns the values whose keys match the filter ("*", "name.*").
 func (b *bucket) list(ctx context.Context, filter string) (map[string]entry, error) {
 	found := map[string]entry{}

@@ -59,3 +59,27 @@ func (s *Store) Crash() {
 	s.closing.Do(func() {})
 	s.server.Close()
 }
+
+// Uploads returns how many uploads are kept, whether objects refer to them or not.
+func (b *Buckets) Uploads(ctx context.Context) (int, error) {
+	all, err := b.content.uploads(ctx)
+	return len(all), err
+}
+
+// Damage puts another byte at the end of an object's content.
+func (b *Buckets) Damage(ctx context.Context, bucket, key string) error {
+	d, err := b.find(ctx, bucket, key)
+	if err != nil {
+		return err
+	}
+	last, err := b.content.stream.GetLastMsgForSubject(ctx, upload{objectKey(bucket, key), d.Upload}.subject())
+	if err != nil {
+		return err
+	}
+	if err := b.content.stream.DeleteMsg(ctx, last.Sequence); err != nil {
+		return err
+	}
+	last.Data[len(last.Data)-1]++
+	_, err = b.server.js.Publish(ctx, last.Subject, last.Data)
+	return err
+}

@@ -62,3 +62,20 @@ func TestTriggersConformEmbedded(t *testing.T) {
 		return triggers
 	})
 }
+
+func openBuckets(t *testing.T, store *jetstream.Store) *jetstream.Buckets {
+	t.Helper()
+	buckets, err := jetstream.NewBuckets(t.Context(), store.Server())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { buckets.Close() })
+	return buckets
+}
+
+func TestBucketsConformEmbedded(t *testing.T) {
+	storetest.RunBuckets(t, func(t *testing.T) orchestrator.Buckets {
+		t.Cleanup(func() { goleak.VerifyNone(t) })
+		return openBuckets(t, open(t, jetstream.Options{Dir: t.TempDir()}))
+	})
+}

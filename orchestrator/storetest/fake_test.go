@@ -22,3 +22,7 @@ func TestFakeTriggersConform(t *testing.T) {
 func TestFakeSecretsConform(t *testing.T) {
 	storetest.RunSecrets(t, func(*testing.T) orchestrator.SecretStore { return storetest.NewFakeSecrets() })
 }
+
+func TestFakeBucketsConform(t *testing.T) {
+	storetest.RunBuckets(t, func(*testing.T) orchestrator.Buckets { return storetest.NewFakeBuckets() })
+}
