@@ -89,14 +89,16 @@ type Server struct {
 	Audit func(audit.Record)
 	// TokenRemoved is told the id of a token that was removed; may be nil.
 	TokenRemoved func(id string)
-	// Inside says whether an address is an instance's: functions may invoke, and
-	// nothing else. nil = none is.
+	// Inside says whether an address is an instance's: functions may invoke and, with
+	// a token, use buckets, and nothing else. nil = none is.
 	Inside func(addr netip.Addr) bool
 	Async  Async
 	// Triggers are those of functions; nil = functions can have none.
 	Triggers Triggers
 	// Call makes one call of a sequence, whose caller was admitted already.
 	Call func(r *http.Request, limit int) proxy.Reply
+	// Buckets are those that keep files; nil = there are none.
+	Buckets orchestrator.Buckets
 	// Invoke answers everything below /invoke/. It sees requests as they come.
 	Invoke  http.Handler
 	Checks  []Check

@@ -46,7 +46,7 @@ func (s *Server) control(route route) http.Handler {
 		}()
 		err := origins.Check(r)
 		switch {
-		case s.inside(r):
+		case s.inside(r) && !inBuckets(route):
 			err = problem.Inside()
 		case err != nil:
 			err = problem.CrossOrigin(err)

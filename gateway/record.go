@@ -44,5 +44,8 @@ func (s *Server) record(w *answer, r *http.Request, route route, id string, star
 	if known := orchestrator.ValidateName(record.Trigger); known != nil {
 		record.Trigger = ""
 	}
+	if key := keyOf(r); inBuckets(route) && orchestrator.ValidateKey(key) == nil {
+		record.Key = key
+	}
 	s.Audit(record)
 }

@@ -35,6 +35,7 @@ type Record struct {
 	Action    string        `json:"action"` // method and route: "DELETE /v1/functions/{name}"
 	Name      string        `json:"name,omitempty"`
 	Trigger   string        `json:"trigger,omitempty"` // of the function
+	Key       string        `json:"key,omitempty"`     // of an object in the bucket Name
 	Status    int           `json:"status"`
 	Code      string        `json:"code,omitempty"` // of a refusal or failure
 	Duration  time.Duration `json:"duration_ns"`

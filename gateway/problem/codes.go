@@ -25,6 +25,8 @@ const (
 	CodeNotReady         = "not-ready"
 	CodeClientGone       = "client-gone"
 	CodeDeadline         = "deadline-exceeded"
+	CodePrecondition     = "precondition-failed"
+	CodeRange            = "range-not-satisfiable"
 )
 
 // Codes of the domain that have a status of their own.
@@ -105,4 +107,16 @@ func Header(name, value, want string) error {
 	return WithStatus(http.StatusBadRequest,
 		orchestrator.Errorf(orchestrator.ErrInvalid, CodeHeaderInvalid, "the header %s cannot be %.80q", name, value).
 			WithHint("%s", want))
+}
+
+// Precondition is a condition of the request that does not hold: 412.
+func Precondition() error {
+	err := orchestrator.Errorf(orchestrator.ErrConflict, CodePrecondition, "what is there is not what the request expects")
+	return WithStatus(http.StatusPreconditionFailed, err.WithHint("look at it again: HEAD tells the ETag"))
+}
+
+// Range is a range of a body that has no such bytes: 416.
+func Range() error {
+	return WithStatus(http.StatusRequestedRangeNotSatisfiable,
+		orchestrator.Errorf(orchestrator.ErrInvalid, CodeRange, "there are no such bytes").WithHint("Content-Range tells how many there are"))
 }
