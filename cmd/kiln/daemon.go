@@ -60,6 +60,7 @@ type daemon struct {
 	service   *orchestrator.Service
 	queue     *events.Queue
 	triggers  *trigger.Engine
+	buckets   *jetstream.Buckets
 	inner     *proxy.Handler // calls from within, whose callers were asked elsewhere
 	server    *gateway.Server
 	guard     *auth.Guard
@@ -359,6 +360,7 @@ func (d *daemon) openServer(ctx context.Context) error {
 	d.server.TokenRemoved = d.tokenRemoved
 	d.server.Async = d.queue
 	d.server.Triggers = d.triggers
+	d.server.Buckets = d.buckets
 	d.server.Call = d.inner.Do
 	d.metrics.WatchTriggers(d.triggers.List)
 	d.metrics.WatchQueue(d.queue.Stats)

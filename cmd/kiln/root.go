@@ -130,7 +130,7 @@ func (t *tool) root() *cobra.Command {
 	)
 	root.SetHelpCommandGroupID(groupGateway)
 	root.SetCompletionCommandGroupID(groupGateway)
-	addTo(root, groupFunction, t.newCommand(), t.deployCommand(), t.invokeCommand(), t.invocationsCommand(), t.dlqCommand(), t.triggersCommand(), t.lsCommand(), t.describeCommand(), t.logsCommand(),
+	addTo(root, groupFunction, t.newCommand(), t.deployCommand(), t.invokeCommand(), t.invocationsCommand(), t.dlqCommand(), t.triggersCommand(), t.bucketCommand(), t.lsCommand(), t.describeCommand(), t.logsCommand(),
 		t.scaleCommand(), t.revisionsCommand(), t.rollbackCommand(), t.rmCommand())
 	addTo(root, groupGateway, t.serveCommand(), t.templatesCommand(), t.doctorCommand(), t.loginCommand(), t.tokenCommand(), t.secretCommand(), t.versionCommand(), t.rulesCommand())
 	return root

@@ -89,6 +89,7 @@ func stubGateway() http.Handler {
 	stubSecrets(mux)
 	stubAsync(mux)
 	stubTriggers(mux)
+	stubBuckets(mux)
 	mux.HandleFunc("/invoke/{name}", stubInvoke)
 	mux.HandleFunc("/invoke/{name}/{rest...}", stubInvoke)
 	return mux

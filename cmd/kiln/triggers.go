@@ -6,6 +6,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
 	"github.com/kilnfaas/kiln/orchestrator/trigger"
+	"github.com/kilnfaas/kiln/orchestrator/trigger/object"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/postgres"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/schedule"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/webhook"
@@ -15,6 +16,7 @@ import (
 // folder below orchestrator/trigger.
 func (d *daemon) sources() map[string]orchestrator.Source {
 	return map[string]orchestrator.Source{
+		object.Type:   object.Source{Buckets: d.buckets},
 		schedule.Type: schedule.Source{Fleet: d.table},
 		webhook.Type:  webhook.Source{Secret: d.secret},
 		postgres.Type: postgres.Source{Secret: d.secret, Logger: d.logger},
@@ -34,6 +36,10 @@ func (d *daemon) openTriggers(ctx context.Context) error {
 	if err != nil {
 		return opening("the triggers", err)
 	}
+	if d.buckets, err = jetstream.NewBuckets(ctx, d.store.Server()); err != nil {
+		return opening("the buckets", err)
+	}
+	d.closers.add(d.buckets.Close)
 	d.triggers = trigger.New(trigger.Config{Sources: d.sources(), Store: states, Logger: d.logger})
 	return nil
 }
