@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"reflect"
 	"strconv"
 	"strings"
@@ -59,6 +60,9 @@ type Machine struct {
 	ReadFile       func(path string) ([]byte, error)
 	// Allocate uses that many bytes of memory until the program ends.
 	Allocate func(bytes int64)
+	// Syscall makes a system call that is worth forbidding; nil where the program
+	// is in no container.
+	Syscall func(name string) error
 }
 
 // Main runs the program until it ends or ctx does, and returns the exit code.
@@ -72,8 +76,8 @@ func Main(ctx context.Context, m Machine, args []string) int {
 }
 
 // script carries out lines: "echo TEXT", "err TEXT", "exit CODE", "sleep
-// DURATION", "wide N" (a line of N characters). It ends with code 0 after the
-// last one, and with 143 on SIGTERM.
+// DURATION", "wide N" (a line of N characters), "whoami", and the breaches of
+// breach.go. It ends with code 0 after the last one, and with 143 on SIGTERM.
 func (m Machine) script(ctx context.Context, lines []string) int {
 	for _, line := range lines {
 		command, rest, _ := strings.Cut(line, " ")
@@ -85,6 +89,8 @@ func (m Machine) script(ctx context.Context, lines []string) int {
 		case "wide":
 			n, _ := strconv.Atoi(rest)
 			fmt.Fprintln(m.Stdout, strings.Repeat("x", n))
+		case "whoami":
+			fmt.Fprintln(m.Stdout, os.Getuid(), os.Geteuid())
 		case "exit":
 			code, err := strconv.Atoi(rest)
 			if err != nil {
@@ -108,8 +114,10 @@ func (m Machine) script(ctx context.Context, lines []string) int {
 				return 143
 			}
 		default:
-			fmt.Fprintln(m.Stderr, "probe: unknown line:", line)
-			return 2
+			if err := m.breach(ctx, command, rest); err != nil {
+				fmt.Fprintln(m.Stderr, "probe:", err)
+				return 2
+			}
 		}
 	}
 	return 0
@@ -165,6 +173,10 @@ func (m Machine) serve(ctx context.Context) int {
 //	GET  /write?path=    200 when a file could be written, 403 and why when not
 //	GET  /file?path=     the content of a file, 404 and why when it has none
 //	GET  /mode?path=     mode and owner of a file, 404 and why when there is none
+//	GET  /fill?path=&bytes= the same for a file of that size
+//	GET  /run?path=      what another copy of the program says of its users
+//	GET  /syscall?name=  200 when a system call could be made, 403 and why when not
+//	GET  /flood?bytes=   writes as much to stdout
 //	GET  /dial?to=&to=   those of the addresses HOST:PORT that accept
 //	GET  /lookup?name=   the addresses of a name, 403 and why when it has none
 //	GET  /count          how many requests came before
@@ -198,6 +210,37 @@ func (m Machine) handler(exit chan<- int) http.Handler {
 		if err := os.WriteFile(r.FormValue("path"), []byte("probe"), 0o755); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 		}
+	})
+	mux.HandleFunc("/fill", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.ParseInt(r.FormValue("bytes"), 10, 64)
+		if err := fill(r.FormValue("path"), n); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+		}
+	})
+	mux.HandleFunc("/run", func(w http.ResponseWriter, r *http.Request) {
+		path := r.FormValue("path")
+		out, err := exec.CommandContext(r.Context(), path, "script", "whoami").CombinedOutput()
+		if err != nil {
+			http.Error(w, fmt.Sprint(err, ": ", string(out)), http.StatusForbidden)
+			return
+		}
+		if info, err := os.Stat(path); err == nil {
+			fmt.Fprintln(w, info.Mode())
+		}
+		w.Write(out)
+	})
+	mux.HandleFunc("/syscall", func(w http.ResponseWriter, r *http.Request) {
+		if m.Syscall == nil {
+			http.Error(w, "not in a container", http.StatusNotImplemented)
+			return
+		}
+		if err := m.Syscall(r.FormValue("name")); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+		}
+	})
+	mux.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.ParseInt(r.FormValue("bytes"), 10, 64)
+		m.flood(n)
 	})
 	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) {
 		data, err := m.ReadFile(r.FormValue("path"))

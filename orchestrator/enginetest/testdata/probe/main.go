@@ -39,5 +39,6 @@ func main() {
 			}
 			held = append(held, block)
 		},
+		Syscall: call,
 	}, os.Args[1:]))
 }
