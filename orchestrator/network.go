@@ -22,6 +22,10 @@ const (
 // NetworkModes are all of them, the default first.
 var NetworkModes = []NetworkMode{NetworkInternet, NetworkServices, NetworkNone}
 
+// EngineNetwork is the name of the network that an engine has from the start, and
+// runs the steps of builds on.
+const EngineNetwork = "bridge"
+
 // NetworkConfig says which bridge network to make. Containers on it reach none
 // of the others, unless Shared.
 type NetworkConfig struct {
@@ -92,6 +96,10 @@ type Walls struct {
 	// Alone are the subnets on which there are instances and nobody else, as far as
 	// their networks are there: nothing goes from one address to another.
 	Alone []netip.Prefix
+	// Builds is the bridge that steps of builds are on: the engine's default one,
+	// which containers of others are on, too. Cloud metadata and instances are
+	// kept from it, and nothing else. Empty = there is none.
+	Builds string
 	// Port of the machine stays open to instances that have a network: the
 	// gateway's, which serves them functions and refuses them the rest. 0 = none.
 	Port uint16

@@ -159,6 +159,7 @@ func TestIsolation(t *testing.T) {
 	t.Run("Metadata", func(t *testing.T) {
 		c.needsWalls(t)
 		testMetadata(t, one)
+		testBuildsReach(t, c, one)
 	})
 	t.Run("Names", func(t *testing.T) { testNames(t, c, one) })
 }
@@ -278,6 +279,43 @@ func testMetadata(t *testing.T, instances []instance) {
 			t.Errorf("with network %s are reached (-want +got):\n%s", from.mode, diff)
 		}
 	}
+}
+
+// testBuildsReach: what a step of a build gets a connection to, behind the same
+// link; cloud has been called.
+func testBuildsReach(t *testing.T, c *compound, instances []instance) {
+	forbidden := []string{"169.254.169.254:80"}
+	for _, i := range instances {
+		forbidden = append(forbidden, net.JoinHostPort(i.addr, strconv.Itoa(orchestrator.InstancePort)))
+	}
+	for _, builder := range []docker.BuilderMode{docker.BuilderBuildKit, docker.BuilderClassic} {
+		client := open(t, docker.Options{Builder: builder})
+		if err := step(t, client, "", "dial 198.18.213.2:80", uuid.NewString()); err != nil {
+			t.Errorf("%s: a step does not reach the outside: %v", builder, err)
+		}
+		if err := step(t, client, "", "dial "+strings.Join(forbidden, " "), uuid.NewString()); err == nil {
+			t.Errorf("%s: a step reaches one of %q", builder, forbidden)
+		}
+	}
+}
+
+// step builds an image whose only step is a line of the probe's; the mark makes
+// it new to caches.
+func step(t *testing.T, client *docker.Client, network, line, mark string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	ref := session + "/step:" + mark
+	_, err := client.Build(ctx, orchestrator.BuildRequest{
+		Tags: []string{ref}, Dockerfile: "Dockerfile", Labels: owned(t), Network: network,
+		Context: tarOf(map[string]string{"Dockerfile": "FROM " + probe.require(t, client) + "\nENV MARK=" + mark + "\nRUN [\"/probe\", \"script\", \"" + line + "\"]\n"}),
+	})
+	if err == nil {
+		if err := client.RemoveImage(context.Background(), ref); err != nil {
+			t.Errorf("RemoveImage: %v", err)
+		}
+	}
+	return err
 }
 
 // testNames: sealed instances look no name up outside, and fail soon; with

@@ -91,7 +91,26 @@ func (f *Fence) Open(ctx context.Context) error {
 	for _, n := range known {
 		f.learn(n)
 	}
+	if err := f.learnBuilds(ctx); err != nil {
+		return err
+	}
 	return f.raise(ctx)
+}
+
+// learnBuilds finds the bridge that builds are on.
+func (f *Fence) learnBuilds(ctx context.Context) error {
+	all, err := f.Engine.Networks(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("list networks: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range all {
+		if n.Name == orchestrator.EngineNetwork && n.Name != f.config.Network {
+			f.walls.Builds = n.Bridge
+		}
+	}
+	return nil
 }
 
 // raise finds a way that works.

@@ -63,6 +63,9 @@ func newFence(engine orchestrator.Engine, strict bool, firewalls ...*firewall) *
 func TestWallsNameTheBridges(t *testing.T) {
 	engine := enginetest.NewFake()
 	defer engine.Close()
+	if _, err := engine.EnsureNetwork(t.Context(), orchestrator.NetworkConfig{Name: orchestrator.EngineNetwork, Bridge: "docker0"}); err != nil {
+		t.Fatal(err)
+	}
 	walls := &firewall{}
 	f := newFence(engine, false, walls)
 	if err := f.Open(t.Context()); err != nil {
@@ -77,6 +80,7 @@ func TestWallsNameTheBridges(t *testing.T) {
 		Alone: made[0].Subnets,
 		Owner: "me", Port: 8080, Internet: networks[orchestrator.NetworkInternet].Bridge,
 		Services: networks[orchestrator.NetworkServices].Bridge, None: networks[orchestrator.NetworkNone].Bridge,
+		Builds: "docker0",
 	}
 	if diff := cmp.Diff(want, walls.up["me"], cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("walls (-want +got):\n%s", diff)

@@ -39,7 +39,8 @@ var metadata = []netip.Prefix{
 //	forward  from one of the bridges: nothing without a network; services stay
 //	         on their bridge; nothing goes to a bridge of Kiln's; names may be
 //	         asked for at any address, for some clouds serve them at that of
-//	         their metadata; the metadata is dropped
+//	         their metadata; the metadata is dropped. From the bridge of builds
+//	         nothing goes to Kiln's bridges or, names excepted, to the metadata
 func wallOff(conn *nftables.Conn, table *nftables.Table, walls orchestrator.Walls) error {
 	bridges := &nftables.Set{Table: table, Name: "bridges", KeyType: nftables.TypeIFName}
 	elements := []nftables.SetElement{{Key: ifname(walls.Internet)}, {Key: ifname(walls.Services)}, {Key: ifname(walls.None)}}
@@ -62,6 +63,15 @@ func wallOff(conn *nftables.Conn, table *nftables.Table, walls orchestrator.Wall
 
 	forward := base(conn, table, chainForward, nftables.ChainHookForward)
 	add = func(exprs ...[]expr.Any) { rule(conn, table, forward, exprs...) }
+	if walls.Builds != "" {
+		add(from(walls.Builds), toAny(bridges), drop)
+		for _, protocol := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			add(from(walls.Builds), port(protocol, portDNS), accept)
+		}
+		for _, prefix := range metadata {
+			add(from(walls.Builds), destination(prefix), drop)
+		}
+	}
 	add(outside(bridges), accept)
 	add(from(walls.None), drop)
 	add(from(walls.Services), to(walls.Services), accept) // the table of the family bridge has what remains to say
