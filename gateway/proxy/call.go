@@ -157,6 +157,11 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 		if again {
 			return elsewhere, errDied(err)
 		}
+		if outcome == pool.Broken && c.status == 0 {
+			fate := lease.Fate()
+			lease.Release(outcome)
+			err = explained(c.ctx, err, fate, &c.route.Release)
+		}
 		c.fail(err)
 		return answered, nil
 	}

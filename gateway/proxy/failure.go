@@ -3,11 +3,14 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/pool"
 )
 
 // Codes of the errors that the data plane itself makes. A client that is slow in
@@ -17,6 +20,7 @@ const (
 	CodeTimeout     = "invocation-timeout"
 	CodeDeadline    = "deadline-invalid"
 	CodeDied        = "function-died"
+	CodeOutOfMemory = "function-out-of-memory"
 	CodeMalformed   = "function-answer-invalid"
 	CodeUnreachable = "function-unreachable"
 	CodeReplaced    = "function-replaced"
@@ -62,7 +66,31 @@ func errTooLarge(limit orchestrator.Bytes) error {
 
 func errDied(cause error) error {
 	return orchestrator.Errorf(orchestrator.ErrFunction, CodeDied, "the function closed the connection before it answered: %w", cause).
-		WithHint("look at the function's logs; it may have ended for lack of memory")
+		WithHint("look at the function's logs for what ended it")
+}
+
+// fatePatience bounds how long a call that broke waits for the reason: engines
+// tell of a death within 50 ms, on a busy machine within a second.
+const fatePatience = time.Second
+
+// explained replaces the error of a call that broke by the reason, if the engine
+// gives one soon. The lease that fate is of has been released.
+func explained(ctx context.Context, err error, fate pool.Fate, release *orchestrator.Release) error {
+	ctx, cancel := context.WithTimeout(ctx, fatePatience)
+	defer cancel()
+	end, known := fate.Await(ctx)
+	switch {
+	case !known:
+		return err
+	case end.OOM:
+		return &orchestrator.Error{
+			Class: orchestrator.ErrFunction, Code: CodeOutOfMemory, Cause: err,
+			Detail: fmt.Sprintf("the function was killed for using more than its %s of memory", release.Spec.Resources.Memory),
+			Hint:   "raise resources.memory in function.yaml, or lower concurrency; files in /tmp count as memory",
+		}
+	}
+	return orchestrator.Errorf(orchestrator.ErrFunction, CodeDied, "the function ended with exit code %d before it answered: %w", end.ExitCode, err).
+		WithHint("look at the function's logs for what ended it")
 }
 
 func errMalformed(cause error) error {

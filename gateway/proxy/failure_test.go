@@ -97,6 +97,38 @@ func TestFunctionDiesBeforeItAnswers(t *testing.T) {
 	})
 }
 
+// TestFunctionEnds: the answer says how, when the engine does; as soon as it does.
+func TestFunctionEnds(t *testing.T) {
+	for _, tt := range []struct {
+		code   int
+		oom    bool
+		answer string
+		want   string
+	}{
+		{137, true, "function-out-of-memory", "more than its 128MiB of memory"},
+		{3, false, "function-died", "exit code 3"},
+	} {
+		each(t, func(t *testing.T, way string) {
+			var g *rig
+			in := serve(t, func(p *peer, _ int) {
+				p.request()
+				p.CloseWrite()
+				g.pool.Died("i1", tt.code, tt.oom) // as the engine does, a little later
+			})
+			g = newRig(t, way, nil, in.addr)
+			response, err := g.client("h1").Post(g.url("/"), "text/plain", strings.NewReader("hello"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			body, _ := io.ReadAll(response.Body)
+			if response.StatusCode != 502 || !strings.Contains(string(body), `"`+tt.answer+`"`) || !strings.Contains(string(body), tt.want) {
+				t.Errorf("got %s\n%s\nwant 502 %s: %s", response.Status, body, tt.answer, tt.want)
+			}
+		})
+	}
+}
+
 func TestMalformedAnswers(t *testing.T) {
 	answers := map[string]string{
 		"not HTTP":           "hello\n\n",

@@ -74,7 +74,7 @@ type message struct {
 	fd    int    // adopt
 	peer  string // adopt: the client's address
 	c     *client
-	id    uint64 // granted: the call that waited
+	id    uint64 // granted, failed: the call that waited
 	lease pool.Lease
 	err   error
 	conns *Conns
@@ -86,6 +86,7 @@ type messageKind uint8
 const (
 	messageAdopt     messageKind = iota // take a new client connection
 	messageGranted                      // a wait for a slot has ended
+	messageFailed                       // why a call failed is known
 	messageCloseIdle                    // close the idle connections of conns
 	messageTrim                         // close one of them
 	messageForget                       // another loop has taken the connection of slot
@@ -247,6 +248,8 @@ func (l *loop) receive() (stop bool) {
 			l.adopt(m.fd, m.peer)
 		case messageGranted:
 			l.granted(m)
+		case messageFailed:
+			l.failed(m)
 		case messageCloseIdle:
 			l.closeIdle(m.conns, true)
 		case messageTrim:

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strconv"
@@ -229,9 +230,33 @@ func (l *loop) hangUp(b *backend, cause error) {
 		l.repeat(b, cause)
 	default:
 		l.drop(b)
-		f.release(pool.Broken)
-		l.fail(c, errDied(cause))
+		l.explain(c, errDied(cause))
 	}
+}
+
+// explain ends a call whose instance broke the connection, with the reason if it
+// is known soon.
+func (l *loop) explain(c *client, err error) {
+	f := &c.call
+	fate, route, id := f.lease.Fate(), f.route, f.id
+	f.release(pool.Broken)
+	c.state = clientWaiting
+	ctx, cancel := context.WithDeadline(l.s.ctx, f.deadline)
+	f.cancel = cancel
+	l.s.work.Go(func() {
+		defer cancel()
+		l.post(message{kind: messageFailed, c: c, id: id, err: explained(ctx, err, fate, &route.Release)})
+	})
+}
+
+// failed ends a call whose failure is explained.
+func (l *loop) failed(m *message) {
+	c := m.c
+	if c.state != clientWaiting || c.call.id != m.id {
+		return // the client went away meanwhile, or its time is over
+	}
+	c.call.cancel = nil
+	l.fail(c, m.err)
 }
 
 // malformed ends a call whose answer is not HTTP.

@@ -64,6 +64,7 @@ func (p *Pool) Died(id string, exitCode int, oom bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if in := p.find(id); in != nil {
+		in.settleFate(&End{ExitCode: exitCode, OOM: oom})
 		if in.state != Dead {
 			p.died(in, p.now(), describeExit(exitCode, oom))
 		}

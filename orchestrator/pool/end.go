@@ -89,6 +89,7 @@ func (p *Pool) verified(in *instance, err error) {
 		p.suspect(in, p.now())
 		return
 	}
+	in.settleFate(nil)
 	p.to(in, Ready)
 	p.dispatch()
 }

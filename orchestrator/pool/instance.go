@@ -74,16 +74,18 @@ type instance struct {
 	state     State
 	inflight  int
 	idleSince instant
-	credit    float64 // greedy-dual clock at the last use
-	parked    bool    // ready, but not picked while others do
-	wanted    bool    // freezing: somebody waits, thaw at once
-	prewarmed bool    // started in expectation of a call that has not come yet
-	stopping  bool    // a goroutine ends and removes it
-	drainBy   instant // draining: when it is stopped with requests in flight
-	reason    string  // why it left
-	used      bool    // has had a request
-	blamed    bool    // its end was counted as a failure of the function
-	seen      instant // last tick that looked at it while idle
+	credit    float64       // greedy-dual clock at the last use
+	parked    bool          // ready, but not picked while others do
+	wanted    bool          // freezing: somebody waits, thaw at once
+	prewarmed bool          // started in expectation of a call that has not come yet
+	stopping  bool          // a goroutine ends and removes it
+	drainBy   instant       // draining: when it is stopped with requests in flight
+	reason    string        // why it left
+	used      bool          // has had a request
+	blamed    bool          // its end was counted as a failure of the function
+	seen      instant       // last tick that looked at it while idle
+	end       *End          // how its container ended, once that is known
+	fate      chan struct{} // closed when that is known, or that it lives; nil = nobody asks
 
 	slot         int       // index in Pool.ready, or -1
 	newer, older *instance // neighbours in Pool.free; see free.go
@@ -128,6 +130,7 @@ func (p *Pool) add(in *instance, state State) {
 
 // drop forgets an instance that has been removed.
 func (p *Pool) drop(in *instance) {
+	in.settleFate(nil)
 	for i, other := range p.instances {
 		if other == in {
 			last := len(p.instances) - 1
