@@ -71,6 +71,9 @@ func (s *Service) Rollback(ctx context.Context, name, want string) (Function, Re
 		if err := s.checkSecrets(r.Spec); err != nil {
 			return result{err: err}
 		}
+		if err := s.checkRuntime(ctx, r.Spec); err != nil {
+			return result{err: err}
+		}
 		if err := s.restoreImage(ctx, &r, progress); err != nil {
 			return result{err: err}
 		}

@@ -123,6 +123,9 @@ func (s *Service) deploy(ctx context.Context, d Deploy, progress func(BuildEvent
 	if err := s.checkSecrets(d.Spec); err != nil {
 		return result{err: err}
 	}
+	if err := s.checkRuntime(ctx, d.Spec); err != nil {
+		return result{err: err}
+	}
 	f, err := s.Function(ctx, d.Spec.Name)
 	now := time.Now().UTC()
 	switch {
@@ -170,6 +173,19 @@ func (s *Service) deploy(ctx context.Context, d Deploy, progress func(BuildEvent
 		return result{err: s.fail(ctx, r, err)}
 	}
 	return result{function: f, revision: r}
+}
+
+// checkRuntime refuses a runtime that the engine does not have, before anything
+// is built for it.
+func (s *Service) checkRuntime(ctx context.Context, spec Spec) error {
+	if spec.Runtime == "" {
+		return nil
+	}
+	info, err := s.Engine.Info(ctx)
+	if err != nil {
+		return err
+	}
+	return info.CheckRuntime(spec.Runtime)
 }
 
 // unchanged returns the live revision if the input would give the same again.

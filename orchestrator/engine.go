@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -103,6 +105,7 @@ type ContainerConfig struct {
 	// nowhere else: not in what the engine tells of the container, nor on disk.
 	Secrets map[string][]byte
 	Network string
+	Runtime string // one of the engine's (EngineInfo.Runtimes); empty = its default
 	// Sealed keeps names from being looked up outside the network: queries, too,
 	// carry data.
 	Sealed bool
@@ -184,11 +187,24 @@ type EngineInfo struct {
 	StorageDriver string
 	CgroupVersion string // "1" or "2"
 	CgroupDriver  string
-	Runtimes      []string
+	Runtimes      []string // that containers may name
+	Runtime       string   // of containers that name none
 	CPUs          int
 	Memory        Bytes
 	RootDir       string // the engine's data folder, on its machine
 	Rootless      bool
+	Remapped      bool   // ids in containers are other ids on the machine (a user namespace)
+	Seccomp       string // profile that containers run with; empty = none, every system call is let through
+	SwapCounted   bool   // the kernel counts swap, so that a limit of memory is one of both
+}
+
+// CheckRuntime refuses a runtime that the engine does not have.
+func (i EngineInfo) CheckRuntime(name string) error {
+	if name == "" || slices.Contains(i.Runtimes, name) {
+		return nil
+	}
+	return Errorf(ErrInvalid, "runtime-unknown", "the engine has no runtime %q", name).
+		WithHint("it has %s; add others to its configuration (daemon.json, runtimes), or leave runtime out", strings.Join(i.Runtimes, ", "))
 }
 
 // Image is an image as the engine reports it.
@@ -236,6 +252,12 @@ type BuildRequest struct {
 	Labels     map[string]string
 	// Network is "none", or "" for the builder's default.
 	Network string
+	// Limits bound each step, as far as the builder can: the classic one does,
+	// BuildKit does not. CPU is not looked at; 0 is no limit.
+	Limits Limits
+	// Output is how much the steps may print; a build that prints more is
+	// ErrFunction, code "build-output-limit". 0 is no limit.
+	Output Bytes
 	// Progress is called from one goroutine at a time; may be nil.
 	Progress func(BuildEvent)
 }

@@ -61,7 +61,8 @@ func (r Release) ConfigHash() string {
 		// Left out for the default: containers of before there was a choice serve.
 		Network NetworkMode     `json:",omitempty"`
 		Secrets []secretVersion `json:",omitempty"`
-	}{r.Revision.Image, r.Env(), r.Limits(), r.Spec.Resources.Tmp, r.confined(), r.secrets()})
+		Runtime string          `json:",omitempty"`
+	}{r.Revision.Image, r.Env(), r.Limits(), r.Spec.Resources.Tmp, r.confined(), r.secrets(), r.Spec.Runtime})
 	if err != nil {
 		panic(fmt.Sprintf("orchestrator: encode a release: %v", err)) // strings and numbers only
 	}
@@ -112,6 +113,7 @@ func (r Release) Container(owner, network string) ContainerConfig {
 		Network: InstanceNetwork(network, r.Spec.Network),
 		Sealed:  r.confined() != "",
 		Marked:  r.Spec.Network == NetworkServices,
+		Runtime: r.Spec.Runtime,
 	}
 }
 

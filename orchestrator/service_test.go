@@ -448,3 +448,52 @@ func TestPruneKeepsFiveAndTheLive(t *testing.T) {
 		t.Errorf("images: %v", b.images.refs)
 	}
 }
+
+// runtimes is an engine that knows these.
+type runtimes struct {
+	orchestrator.Engine // not used
+	names               []string
+}
+
+func (r runtimes) Info(context.Context) (orchestrator.EngineInfo, error) {
+	return orchestrator.EngineInfo{Runtimes: r.names}, nil
+}
+
+// TestUnknownRuntime: nothing is built for a runtime that the engine does not
+// have, and no way leads around that.
+func TestUnknownRuntime(t *testing.T) {
+	b := open(t, newStore(t))
+	b.Engine = runtimes{names: []string{"runc", "runsc"}}
+	gvisor := spec("hello")
+	gvisor.Runtime = "runsc"
+	_, first := b.mustDeploy(t, gvisor, "sha256:a")
+	b.mustDeploy(t, spec("hello"), "sha256:b")
+	builds := b.builder.builds
+	b.Engine = runtimes{names: []string{"runc"}} // somebody has removed it
+	for name, change := range map[string]func() error{
+		"deploy": func() error {
+			_, _, err := b.Deploy(t.Context(), orchestrator.Deploy{Spec: gvisor, ArchiveDigest: "sha256:c"}, quiet)
+			return err
+		},
+		"configure": func() error {
+			_, _, err := b.Configure(t.Context(), "hello", func(s orchestrator.Spec) (orchestrator.Spec, error) {
+				s.Runtime = "runsc"
+				return s, nil
+			})
+			return err
+		},
+		"rollback": func() error {
+			_, _, err := b.Rollback(t.Context(), "hello", first.ID)
+			return err
+		},
+	} {
+		err := change()
+		var known *orchestrator.Error
+		if !errors.Is(err, orchestrator.ErrInvalid) || !errors.As(err, &known) || known.Code != "runtime-unknown" || !strings.Contains(known.Hint, "it has runc;") {
+			t.Errorf("%s: got %#v, want runtime-unknown that names what there is", name, err)
+		}
+	}
+	if b.builder.builds != builds {
+		t.Errorf("%d builds for it", b.builder.builds-builds)
+	}
+}

@@ -30,7 +30,10 @@ type Spec struct {
 	Scale       Scale     `json:"scale" yaml:"scale"`
 	// Network is whom its instances may talk to.
 	Network NetworkMode `json:"network,omitempty" yaml:"network,omitempty"`
-	Async   Async       `json:"async" yaml:"async"`
+	// Runtime is what runs its containers, by the name that the engine has for it
+	// (runc, runsc, kata); empty = the gateway's default.
+	Runtime string `json:"runtime,omitempty" yaml:"runtime,omitempty"`
+	Async   Async  `json:"async" yaml:"async"`
 	// Triggers are what invokes it, besides callers.
 	Triggers []Trigger `json:"triggers,omitempty" yaml:"triggers,omitempty"`
 	Build    Build     `json:"build,omitzero" yaml:"build,omitempty"`
@@ -80,7 +83,19 @@ type Build struct {
 	Packages []string          `json:"packages,omitempty" yaml:"packages,omitempty"` // Debian packages
 	Args     map[string]string `json:"args,omitempty" yaml:"args,omitempty"`
 	Test     bool              `json:"test,omitempty" yaml:"test,omitempty"` // run the function's own tests while building
+	// Network is what steps of the build reach; empty = BuildNetworkAuto.
+	Network BuildNetwork `json:"network,omitempty" yaml:"network,omitempty"`
 }
+
+// BuildNetwork says what the steps of a build reach.
+type BuildNetwork string
+
+// What the steps of a build may reach.
+const (
+	BuildNetworkAuto     BuildNetwork = "auto"     // the outside if the template has to fetch something for these files, else nothing
+	BuildNetworkNone     BuildNetwork = "none"     // nothing
+	BuildNetworkInternet BuildNetwork = "internet" // the outside
+)
 
 // Defaults of a Spec, and their reasons.
 const (

@@ -73,6 +73,9 @@ func describe(w io.Writer, f api.Function, gateway string, now time.Time) error 
 	if spec.Network != "" && spec.Network != orchestrator.NetworkInternet {
 		line("network", "%s", spec.Network)
 	}
+	if spec.Runtime != "" {
+		line("runtime", "%s", spec.Runtime)
+	}
 	for _, key := range slices.Sorted(maps.Keys(spec.Env)) {
 		line("env", "%s=%s", key, spec.Env[key])
 	}

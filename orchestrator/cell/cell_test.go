@@ -487,6 +487,7 @@ func TestWake(t *testing.T) {
 		{"packages", func(r *orchestrator.Release) { r.Spec.Build.Packages = []string{"ffmpeg"} }, pool.OriginImage, "system packages"},
 		{"template without cells", func(r *orchestrator.Release) { r.Template.Cells = false }, pool.OriginImage, "has no cells"},
 		{"old template", func(r *orchestrator.Release) { r.Revision.TemplateDigest = "sha256:old" }, pool.OriginImage, "another version"},
+		{"runtime", func(r *orchestrator.Release) { r.Spec.Runtime = "runsc" }, pool.OriginImage, "the runtime runsc"},
 		{"large /tmp", func(r *orchestrator.Release) { r.Spec.Resources.Tmp = orchestrator.GiB }, pool.OriginImage, "/tmp"},
 		{"no code", func(r *orchestrator.Release) { r.Revision.ID = "r0" }, pool.OriginImage, "not been kept"},
 		{"large code", func(rel *orchestrator.Release) {

@@ -34,6 +34,8 @@ func (l *Launcher) unfit(release orchestrator.Release) string {
 		return fmt.Sprintf("it was built with another version of the template %s; a new deploy changes that", template.Name)
 	case orchestrator.InstanceNetwork(l.config.Network, spec.Network) != l.config.Network:
 		return fmt.Sprintf("its network is %s, and cells are on that of internet", spec.Network)
+	case spec.Runtime != "":
+		return fmt.Sprintf("it names the runtime %s, and cells have the default one", spec.Runtime)
 	case spec.Resources.Tmp > orchestrator.DefaultTmp:
 		return fmt.Sprintf("its /tmp is larger than a cell's, which is %s", orchestrator.DefaultTmp)
 	}

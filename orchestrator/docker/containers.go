@@ -25,6 +25,15 @@ const (
 	logMaxFiles = "3"
 )
 
+// ulimits bound each process: no core dump, which the machine would write, outside
+// all limits, and which holds what the function keeps in memory.
+//
+// There is none for processes: the kernel counts those of a user over all
+// containers, so that one function would use up another's; Limits.Pids bounds
+// them. The number of open files stays the engine's own, for one that is beyond
+// the engine's keeps containers from starting where it may not raise it.
+var ulimits = []*container.Ulimit{{Name: "core", Soft: 0, Hard: 0}}
+
 // abandonPatience is how long Run stays once its context ended, so that what
 // was made is normally gone when it returns. After that the tidying goes on by
 // itself.
@@ -188,6 +197,7 @@ func hostConfig(config orchestrator.ContainerConfig) *container.HostConfig {
 		CapDrop:        []string{"ALL"},
 		SecurityOpt:    []string{"no-new-privileges"},
 		Init:           &init,
+		Runtime:        config.Runtime,
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{
 			"max-size": logMaxSize, "max-file": logMaxFiles,
@@ -195,6 +205,7 @@ func hostConfig(config orchestrator.ContainerConfig) *container.HostConfig {
 		Tmpfs:     make(map[string]string, len(config.Tmpfs)),
 		Resources: resources(config.Limits),
 	}
+	host.Ulimits = ulimits
 	for _, t := range config.Tmpfs {
 		host.Tmpfs[t.Path] = tmpfsOptions(t)
 	}

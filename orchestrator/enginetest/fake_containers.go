@@ -327,7 +327,7 @@ func (f *Fake) Info(ctx context.Context) (orchestrator.EngineInfo, error) {
 	}
 	return orchestrator.EngineInfo{
 		Version: "fake", APIVersion: "1.41", StorageDriver: "memory", CgroupVersion: "2", CgroupDriver: "fake",
-		Runtimes: []string{"fake"}, CPUs: fakeCPUs, Memory: fakeMemory, RootDir: "/var/lib/fake",
+		Runtimes: []string{"fake"}, Runtime: "fake", Seccomp: "default", SwapCounted: true, CPUs: fakeCPUs, Memory: fakeMemory, RootDir: "/var/lib/fake",
 	}, nil
 }
 

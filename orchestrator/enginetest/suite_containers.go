@@ -372,6 +372,9 @@ func testInfo(t *testing.T, b *bench) {
 	if info.Version == "" || info.APIVersion == "" || info.CPUs < 1 || info.Memory < orchestrator.MiB || len(info.Runtimes) == 0 {
 		t.Errorf("Info leaves something out: %+v", info)
 	}
+	if !slices.Contains(info.Runtimes, info.Runtime) {
+		t.Errorf("the default runtime %q is none of %q", info.Runtime, info.Runtimes)
+	}
 	if info.CgroupVersion != "1" && info.CgroupVersion != "2" {
 		t.Errorf("cgroup version: got %q", info.CgroupVersion)
 	}

@@ -38,6 +38,7 @@ type Config struct {
 	Capacity     *capacity.Budget    // gives turns to start; nil = at once
 	Owner        string              // id of the installation
 	Network      string              // base of the instances' networks
+	Runtime      string              // of containers that name none; empty = the engine's default
 	StartTimeout time.Duration       // 0 = DefaultStartTimeout
 	Logger       *slog.Logger        // nil = discard
 	// Placed hears at which address, "IP:port", a container was started, before
@@ -234,6 +235,9 @@ func (l *Launcher) run(ctx context.Context, request Request) (orchestrator.Conta
 // create runs the container, and makes the network when it is not there: most
 // installations never need some, and somebody may have removed one.
 func (l *Launcher) create(ctx context.Context, config orchestrator.ContainerConfig) (orchestrator.Container, error) {
+	if config.Runtime == "" {
+		config.Runtime = l.config.Runtime
+	}
 	container, err := l.config.Engine.Run(ctx, config)
 	var known *orchestrator.Error
 	if !errors.As(err, &known) || known.Code != codeNoNetwork {

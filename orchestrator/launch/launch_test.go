@@ -463,3 +463,25 @@ func TestLaunchMakesTheNetworkOfItsMode(t *testing.T) {
 		t.Errorf("networks: got %+v, %v; want that of none, closed both ways", made, err)
 	}
 }
+
+// TestLaunchWithTheRuntimeOfTheInstallation: what names none gets the default.
+func TestLaunchWithTheRuntimeOfTheInstallation(t *testing.T) {
+	ran := make(chan string, 1)
+	program := func(ctx context.Context, p *enginetest.Process) int {
+		ran <- p.Config.Runtime
+		return enginetest.Serve(http.NotFoundHandler())(ctx, p)
+	}
+	r := newRig(t, program, func(c *launch.Config) { c.Runtime = "runsc" })
+	for named, want := range map[string]string{"": "runsc", "kata": "kata"} {
+		o := order(false)
+		o.Release.Spec.Runtime = named
+		launched, err := r.Launch(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := <-ran; got != want {
+			t.Errorf("runtime %q: the container has %q, want %q", named, got, want)
+		}
+		r.stop(t, launched.ID)
+	}
+}

@@ -124,6 +124,25 @@ func checkNetwork(mode string) error {
 	return invalid("network-invalid", "there is no network %q", shorten(mode)).WithHint("write internet, services or none")
 }
 
+func checkBuildNetwork(mode string) error {
+	switch orchestrator.BuildNetwork(mode) {
+	case orchestrator.BuildNetworkAuto, orchestrator.BuildNetworkNone, orchestrator.BuildNetworkInternet, "":
+		return nil
+	}
+	return invalid("build-network-invalid", "there is no network %q for builds", shorten(mode)).WithHint("write auto, none or internet")
+}
+
+// runtimeSyntax is what engines take for the name of a runtime.
+var runtimeSyntax = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// checkRuntime takes any name: which there are, the engine knows.
+func checkRuntime(name string) error {
+	if name == "" || runtimeSyntax.MatchString(name) {
+		return nil
+	}
+	return invalid("runtime-invalid", "%q cannot be the name of a runtime", shorten(name)).WithHint("write a name such as runc or runsc; kiln doctor shows those that the engine has")
+}
+
 var symbolSyntax = regexp.MustCompile(`^[A-Za-z_$][A-Za-z0-9_$.]*$`)
 
 // checkHandler takes "FILE", "FILE:NAME" and ":NAME".
@@ -171,8 +190,8 @@ func checkArgs(name, value string) error {
 	switch {
 	case !envSyntax.MatchString(name):
 		return invalid("build-arg-invalid", "%q cannot be the name of an argument", shorten(name)).WithHint("use letters, digits and '_', not beginning with a digit")
-	case strings.HasPrefix(name, "KILN_"):
-		return invalid("build-arg-reserved", "%s is set by Kiln", shorten(name)).WithHint("choose another name; names that begin with KILN_ are reserved")
+	case strings.HasPrefix(name, "KILN_"), strings.HasPrefix(name, "BUILDKIT_"): // the latter can replace what reads the Dockerfile
+		return invalid("build-arg-reserved", "%s is set by Kiln", shorten(name)).WithHint("choose another name; names that begin with KILN_ or BUILDKIT_ are reserved")
 	case strings.IndexByte(value, 0) >= 0:
 		return invalid("build-arg-invalid", "the value of %s holds a zero byte", shorten(name)).WithHint("encode it, for example with base64")
 	}

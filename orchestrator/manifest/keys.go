@@ -56,6 +56,7 @@ var keys = []key{
 		duration("keep_alive", func(s *orchestrator.Spec) *orchestrator.Duration { return &s.Scale.KeepAlive }, within("scale-invalid", minKeepAlive, maxIdle)),
 	),
 	text("network", func(s *orchestrator.Spec) *string { return (*string)(&s.Network) }, checkNetwork),
+	text("runtime", func(s *orchestrator.Spec) *string { return &s.Runtime }, checkRuntime),
 	section("async",
 		integer("attempts", func(s *orchestrator.Spec) *int { return &s.Async.Attempts }, count("async-invalid", 1, maxAttempts)),
 		duration("backoff", func(s *orchestrator.Spec) *orchestrator.Duration { return &s.Async.Backoff }, within("async-invalid", 0, maxBackoff)),
@@ -70,6 +71,7 @@ var keys = []key{
 		list("packages", func(s *orchestrator.Spec) *[]string { return &s.Build.Packages }, checkPackages),
 		dictionary("args", func(s *orchestrator.Spec) *map[string]string { return &s.Build.Args }, checkArgs),
 		flag("test", func(s *orchestrator.Spec) *bool { return &s.Build.Test }),
+		text("network", func(s *orchestrator.Spec) *string { return (*string)(&s.Build.Network) }, checkBuildNetwork),
 	),
 }
 

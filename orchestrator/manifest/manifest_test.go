@@ -54,6 +54,7 @@ scale:
   freeze_after: 0
   keep_alive: 5m
 network: services
+runtime: runsc
 async:
   attempts: 3
   backoff: 2s
@@ -84,6 +85,7 @@ build:
     TAG: v1
     LEVEL: 3
   test: true
+  network: none
 `
 
 func completeSpec() orchestrator.Spec {
@@ -106,6 +108,7 @@ func completeSpec() orchestrator.Spec {
 		Concurrency: 8,
 		Scale:       orchestrator.Scale{Min: 1, Max: 20, KeepAlive: orchestrator.Duration(5 * time.Minute)},
 		Network:     orchestrator.NetworkServices,
+		Runtime:     "runsc",
 		Async: orchestrator.Async{
 			Attempts: 3, Backoff: orchestrator.Duration(2 * time.Second), BackoffMax: orchestrator.Duration(time.Minute), MaxAge: orchestrator.Duration(time.Hour),
 			RetryOn: []string{"5xx", "409"}, OnSuccess: "function:next", OnFailure: "https://example.com/failed",
@@ -117,7 +120,7 @@ func completeSpec() orchestrator.Spec {
 			}},
 			{Name: "bare", Type: "x"},
 		},
-		Build: orchestrator.Build{Packages: []string{"libpq5", "g++"}, Args: map[string]string{"TAG": "v1", "LEVEL": "3"}, Test: true},
+		Build: orchestrator.Build{Packages: []string{"libpq5", "g++"}, Args: map[string]string{"TAG": "v1", "LEVEL": "3"}, Test: true, Network: orchestrator.BuildNetworkNone},
 	}
 }
 
@@ -127,11 +130,11 @@ func TestApplyComplete(t *testing.T) {
 		"secrets":["api-key","db.password"],"resources":{"memory":268435456,"cpu":0.5,"tmp":"1GiB"},
 		"access":"token","rate":{"per_second":2.5,"burst":5},
 		"cors":{"origins":["https://app.example","http://localhost:3000"],"methods":["PUT"],"headers":["X-Test"],"expose":["X-Count"],"credentials":true,"max_age":"10m"},
-		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},"network":"services",
+		"timeout":"1m30s","concurrency":8,"max_request":0,"scale":{"min":1,"max":20,"freeze_after":"0s","keep_alive":"5m0s"},"network":"services","runtime":"runsc",
 		"async":{"attempts":3,"backoff":"2s","backoff_max":"1m","max_age":"1h","retry_on":["5xx","409"],"on_success":"function:next","on_failure":"https://example.com/failed"},
 		"triggers":[{"name":"nightly","type":"schedule","cron":"0 3 * * *","catch_up":"last"},
 			{"type":"other","number":2.5,"on":true,"list":["a",1],"below":{"text":"yes","deep":[{}]},"empty":[],"name":"any"},{"name":"bare","type":"x"}],
-		"build":{"packages":["libpq5","g++"],"args":{"TAG":"v1","LEVEL":3},"test":true}}`
+		"build":{"packages":["libpq5","g++"],"args":{"TAG":"v1","LEVEL":3},"test":true,"network":"none"}}`
 	for name, text := range map[string]string{
 		"yaml":           complete,
 		"windows":        strings.ReplaceAll(complete, "\n", "\r\n"),
@@ -272,7 +275,7 @@ func TestApplyErrors(t *testing.T) {
 		{"scale:\n  maxx: 3\n", "2:3", "manifest-unknown-key", "did you mean scale.max?"},
 		{"resources:\n  memry: 3\n", "2:3", "manifest-unknown-key", "did you mean resources.memory?"},
 		{"build:\n  package: [a]\n", "2:3", "manifest-unknown-key", "did you mean build.packages?"},
-		{"runtime: x\n", "1:1", "manifest-unknown-key", "allowed keys are name, template, handler"},
+		{"zebra: x\n", "1:1", "manifest-unknown-key", "allowed keys are name, template, handler"},
 		{long + ": x\n", "1:1", "manifest-unknown-key", "allowed keys are"},
 		{"name: f\nname: g\n", "2:1", "manifest-duplicate-key", ""},
 		{"scale:\n  min: 1\n  min: 1\n", "3:3", "manifest-duplicate-key", ""},
@@ -365,6 +368,8 @@ func TestApplyErrors(t *testing.T) {
 		{"scale: {max: 1001}\n", "1:14", "scale-invalid", "1 to 1000"},
 		{"scale: {keep_alive: 0}\n", "1:21", "scale-invalid", "1ms"},
 		{"scale: {freeze_after: 1000h}\n", "1:23", "scale-invalid", "720h"},
+		{"runtime: 'runc --privileged'\n", "1:10", "runtime-invalid", "doctor"},
+		{"runtime: /bin/sh\n", "1:10", "runtime-invalid", "doctor"},
 		{"build: {packages: [Libpq]}\n", "1:20", "package-invalid", "libpq5"},
 		{"build: {packages: [a]}\n", "1:20", "package-invalid", ""},
 		{"build: {packages: [libpq5=1.0]}\n", "1:20", "package-invalid", "without version"},
@@ -373,6 +378,8 @@ func TestApplyErrors(t *testing.T) {
 		{"build: {packages: [gcc, gcc]}\n", "1:25", "package-twice", ""},
 		{"build: {args: {a b: c}}\n", "1:16", "build-arg-invalid", ""},
 		{"build: {args: {KILN_X: c}}\n", "1:16", "build-arg-reserved", ""},
+		{"build: {args: {BUILDKIT_SYNTAX: evil/frontend}}\n", "1:16", "build-arg-reserved", "BUILDKIT_"},
+		{"build: {network: host}\n", "1:18", "build-network-invalid", "internet"},
 		{"build: {args: {A: \"\\0\"}}\n", "1:16", "build-arg-invalid", ""},
 
 		// Syntax.
