@@ -26,6 +26,9 @@ type Template struct {
 	Cells bool `json:"cells"`
 	// Bases are the upstream images its Dockerfile builds on.
 	Bases []Base `json:"bases"`
+	// Fetches are what makes a build fetch something; none = it needs no network
+	// but for system packages.
+	Fetches []Fetch `json:"-"`
 	// Defaults replace DefaultSpec's where not zero.
 	Defaults TemplateDefaults `json:"defaults"`
 }
@@ -61,6 +64,12 @@ func (t Template) Dockerfile(handler string) string {
 type TemplateDefaults struct {
 	Concurrency int   `json:"concurrency,omitempty"`
 	Memory      Bytes `json:"memory,omitempty"`
+}
+
+// Fetch is a kind of file for whose sake a build fetches something.
+type Fetch struct {
+	File  string // path.Match pattern of its name, in whatever folder
+	Match string // regular expression for what is in it; empty = whatever is in it
 }
 
 // Base is an image that a Dockerfile builds on: present locally, else pulled,

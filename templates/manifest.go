@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -29,7 +30,11 @@ type manifest struct {
 	CodeDir     string         `yaml:"code_dir"`
 	Include     []string       `yaml:"include"`
 	Bases       []manifestBase `yaml:"bases"`
-	Defaults    struct {
+	Fetches     []struct {
+		File  string `yaml:"file"`
+		Match string `yaml:"match"`
+	} `yaml:"fetches"`
+	Defaults struct {
 		Concurrency int                `yaml:"concurrency"`
 		Memory      orchestrator.Bytes `yaml:"memory"`
 	} `yaml:"defaults"`
@@ -83,6 +88,14 @@ func (m manifest) check(fsys fs.FS, dir string) error {
 			return fmt.Errorf("%s: include: %w", manifestName, err)
 		}
 	}
+	for _, fetch := range m.Fetches {
+		if _, err := path.Match(fetch.File, ""); err != nil || fetch.File == "" || strings.Contains(fetch.File, "/") {
+			return fmt.Errorf("%s: fetches: %q is not the pattern of a file's name", manifestName, fetch.File)
+		}
+		if _, err := regexp.Compile(fetch.Match); err != nil {
+			return fmt.Errorf("%s: fetches: %w", manifestName, err)
+		}
+	}
 	for _, base := range m.Bases {
 		if base.Image == "" || base.Arg == "" {
 			return fmt.Errorf("%s: a base needs image and arg", manifestName)
@@ -109,6 +122,9 @@ func (m manifest) template(name, digest string) orchestrator.Template {
 			Concurrency: m.Defaults.Concurrency,
 			Memory:      m.Defaults.Memory,
 		},
+	}
+	for _, fetch := range m.Fetches {
+		t.Fetches = append(t.Fetches, orchestrator.Fetch(fetch))
 	}
 	for _, base := range m.Bases {
 		t.Bases = append(t.Bases, orchestrator.Base(base))

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	"golang.org/x/sys/unix"
-
 	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
@@ -95,7 +93,7 @@ func checkEngine(ctx context.Context, engine *docker.Client) []finding {
 		findings = append(findings, finding{"rootless", verdictDoubt, "the engine is rootless; the gateway may not reach instances' addresses",
 			"run the gateway inside the engine's network namespace, or use a rootful engine"})
 	}
-	findings = append(findings, checkAPI(info.APIVersion), checkBuilder(ctx, engine.BuilderKind))
+	findings = append(findings, checkAPI(info.APIVersion), checkConfinement(info), checkBuilder(ctx, engine.BuilderKind))
 	return append(findings, checkDisk(info.RootDir))
 }
 
@@ -105,6 +103,25 @@ func checkAPI(version string) finding {
 		return finding{"api", verdictBad, fmt.Sprintf("API version %s is older than 1.%d", version, oldestAPI), "install Docker 20.10 or newer"}
 	}
 	return finding{"api", verdictGood, "API version " + version, ""}
+}
+
+// checkConfinement looks at what the engine itself does to hold containers.
+func checkConfinement(info orchestrator.EngineInfo) finding {
+	users := "root in a container is root on the machine, and no function is root"
+	if info.Remapped || info.Rootless {
+		users = "users in containers are other users on the machine"
+	}
+	f := finding{"containers", verdictGood, fmt.Sprintf("seccomp profile %s; %s; runtimes %s, %s by default",
+		info.Seccomp, users, strings.Join(info.Runtimes, ", "), info.Runtime), ""}
+	switch {
+	case info.Seccomp == "":
+		f.Verdict, f.Detail = verdictBad, "the engine runs containers without a seccomp profile: functions may make every system call"
+		f.Remedy = "remove seccomp-profile from /etc/docker/daemon.json, or use a kernel and an engine with seccomp"
+	case !info.SwapCounted:
+		f.Verdict, f.Detail = verdictDoubt, "the kernel does not count swap: a function may fill it beside its memory"
+		f.Remedy = "turn swap off, or boot with swapaccount=1"
+	}
+	return f
 }
 
 // checkBuilder takes what asks for the builder: docker.Client.BuilderKind.
@@ -121,11 +138,11 @@ func checkBuilder(ctx context.Context, builder func(context.Context) (docker.Bui
 
 // checkDisk looks at the space where the engine keeps images.
 func checkDisk(root string) finding {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(root, &stat); err != nil {
+	free, err := freeSpace(root)
+	if err != nil {
 		return finding{"disk", verdictSkipped, fmt.Sprintf("%s cannot be looked at from here: %v", root, err), ""}
 	}
-	return checkFree(root, orchestrator.Bytes(stat.Bavail)*orchestrator.Bytes(stat.Bsize))
+	return checkFree(root, free)
 }
 
 func checkFree(root string, free orchestrator.Bytes) finding {

@@ -56,6 +56,19 @@ func TestDoctorChecksBuilder(t *testing.T) {
 	}
 }
 
+func TestDoctorChecksConfinement(t *testing.T) {
+	good := orchestrator.EngineInfo{Seccomp: "default", SwapCounted: true, Runtimes: []string{"runc", "runsc"}, Runtime: "runc"}
+	unconfined, swap, remapped := good, good, good
+	unconfined.Seccomp, swap.SwapCounted, remapped.Remapped = "", false, true
+	wantFinding(t, "as it comes", checkConfinement(good), "containers", verdictGood, "")
+	wantFinding(t, "no seccomp", checkConfinement(unconfined), "containers", verdictBad, "seccomp-profile")
+	wantFinding(t, "uncounted swap", checkConfinement(swap), "containers", verdictDoubt, "swapaccount=1")
+	wantFinding(t, "userns-remap", checkConfinement(remapped), "containers", verdictGood, "")
+	if got := checkConfinement(remapped).Detail; !strings.Contains(got, "other users") || !strings.Contains(got, "runc, runsc") {
+		t.Errorf("it does not tell of users and runtimes: %q", got)
+	}
+}
+
 func TestDoctorChecksDisk(t *testing.T) {
 	const remedy = "docker image prune"
 	wantFinding(t, "enough", checkFree("/", diskWarning), "disk", verdictGood, "")

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/build"
 	"github.com/kilnfaas/kiln/orchestrator/events"
 )
 
@@ -27,9 +28,13 @@ type config struct {
 	DockerHost      string
 	Network         string
 	Isolation       string
+	Runtime         string
 	Builder         string
 	Builds          int
 	BuildTimeout    time.Duration
+	BuildMemory     orchestrator.Bytes
+	BuildPids       int
+	BuildDisk       orchestrator.Bytes
 	ExtraCAFile     string
 	Freezer         string
 	CgroupRoot      string
@@ -68,7 +73,9 @@ func defaultConfig() config {
 		Isolation:       isolationAuto,
 		Builder:         "auto",
 		Builds:          2,
-		BuildTimeout:    15 * time.Minute,
+		BuildTimeout:    build.DefaultTimeout,
+		BuildPids:       2048,
+		BuildDisk:       build.DefaultDisk,
 		Freezer:         "auto",
 		Cells:           2,
 		CellsMax:        8,
@@ -119,19 +126,20 @@ func settings() []setting {
 		text("network", "Docker network of the instances, made when absent", func(c *config) *string { return &c.Network }),
 		choice("isolation", "rules that wall instances off from this machine: auto, strict (no start without) or off",
 			func(c *config) *string { return &c.Isolation }, isolationAuto, isolationStrict, isolationOff),
+		text("runtime", "the engine's runtime for functions that name none, such as runsc; empty = the engine's default", func(c *config) *string { return &c.Runtime }),
 		choice("builder", "image builder: auto, buildkit or classic", func(c *config) *string { return &c.Builder }, "auto", "buildkit", "classic"),
 		number("builds", "builds at once", 1, 64, func(c *config) *int { return &c.Builds }),
 		duration("build_timeout", "longest time for one build", func(c *config) *time.Duration { return &c.BuildTimeout }),
+		size("build_memory", "memory of one step of a build; 0 = half of the machine's divided by builds, 1 GiB at least", func(c *config) *orchestrator.Bytes { return &c.BuildMemory }),
+		number("build_pids", "processes of one step of a build", 16, 1<<20, func(c *config) *int { return &c.BuildPids }),
+		size("build_disk", "how much the engine's disk may lose during a build before it is ended", func(c *config) *orchestrator.Bytes { return &c.BuildDisk }),
 		text("extra_ca_file", "PEM file of CAs that build steps trust besides their own", func(c *config) *string { return &c.ExtraCAFile }),
 		choice("freezer", "how idle instances are frozen: auto, cgroup or engine", func(c *config) *string { return &c.Freezer }, "auto", "cgroup", "engine"),
 		text("cgroup_root", "where the cgroup file system is mounted; empty = /sys/fs/cgroup", func(c *config) *string { return &c.CgroupRoot }),
 		number("cells", "waiting cells per template in use; 0 = none", 0, 64, func(c *config) *int { return &c.Cells }),
 		number("cells_max", "waiting cells per template at most", 0, 256, func(c *config) *int { return &c.CellsMax }),
-		{key: "memory", usage: "memory for all instances; 0 = 80 % of the machine's", set: func(c *config, v string) (err error) {
-			c.Memory, err = orchestrator.ParseBytes(v)
-			return err
-		}, show: func(c config) string { return c.Memory.String() }},
 		text("secrets_key_file", "file with the key of secrets; empty = secrets.key in the data folder", func(c *config) *string { return &c.SecretsKeyFile }),
+		size("memory", "memory for all instances; 0 = 80 % of the machine's", func(c *config) *orchestrator.Bytes { return &c.Memory }),
 		number("async_share", "share of a function's slots that asynchronous calls use, in percent", 1, 100, func(c *config) *int { return &c.AsyncShare }),
 		number("async_depth", "asynchronous calls of one function that may wait", 1, maxAsyncDepth, func(c *config) *int { return &c.AsyncDepth }),
 		duration("async_results", "how long results of asynchronous calls are kept", func(c *config) *time.Duration { return &c.AsyncResults }),
@@ -181,6 +189,15 @@ func number(key, usage string, low, high int, field func(*config) *int) setting 
 			return nil
 		},
 		show: func(c config) string { return strconv.Itoa(*field(&c)) }}
+}
+
+func size(key, usage string, field func(*config) *orchestrator.Bytes) setting {
+	return setting{key: key, usage: usage,
+		set: func(c *config, v string) (err error) {
+			*field(c), err = orchestrator.ParseBytes(v)
+			return err
+		},
+		show: func(c config) string { return field(&c).String() }}
 }
 
 func duration(key, usage string, field func(*config) *time.Duration) setting {

@@ -52,6 +52,8 @@ type daemon struct {
 	store     *jetstream.Store
 	engine    *docker.Client
 	running   orchestrator.Engine // engine, with the chosen way to freeze, and the fence
+	info      orchestrator.EngineInfo
+	images    orchestrator.Builder // engine, with limits for what BuildKit does not limit
 	fence     *fence.Fence
 	catalogue *templates.Catalogue
 	metrics   *metrics.Metrics
@@ -226,6 +228,19 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	if err != nil {
 		return opening("the engine", err)
 	}
+	d.info = info
+	if err := d.openBuilder(ctx); err != nil {
+		return err
+	}
+	if err := info.CheckRuntime(d.cfg.Runtime); err != nil {
+		return opening("the engine", err)
+	}
+	switch {
+	case info.Seccomp == "" && d.cfg.Isolation == isolationStrict:
+		return errors.New("isolation: strict was asked for, and the engine runs containers without a seccomp profile; kiln doctor tells more")
+	case info.Seccomp == "":
+		d.logger.Warn("the engine runs containers without a seccomp profile: functions may make every system call; kiln doctor tells more")
+	}
 	cpu := &capacity.CPU{}
 	d.background("CPU sampling", cpu.Run)
 	budget := capacity.New(capacity.Config{Memory: d.cfg.Memory, EngineMemory: info.Memory, Saturated: cpu.Saturated})
@@ -235,7 +250,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	var launcher route.Launcher
 	var table atomic.Pointer[route.Table] // nil while the first cells start
 	images := launch.New(launch.Config{
-		Engine: d.running, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Logger: d.logger,
+		Engine: d.running, Capacity: budget, Owner: d.owner, Network: d.cfg.Network, Runtime: d.cfg.Runtime, Logger: d.logger,
 		Placed: func(id, addr string) {
 			if t := table.Load(); t != nil {
 				t.Placed(id, addr)
@@ -286,7 +301,9 @@ func (d *daemon) buildConfig() build.Config {
 	return build.Config{
 		Archives:  d.store,
 		Templates: d.catalogue,
-		Builder:   d.engine,
+		Builder:   d.images,
+		Step:      d.stepLimits(),
+		Disk:      d.diskWatch(),
 		Images:    d.engine,
 		Owner:     d.owner,
 		Limit:     d.cfg.Builds,

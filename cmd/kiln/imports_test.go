@@ -24,6 +24,7 @@ var rooms = map[string][]string{
 	"orchestrator/build":       {"orchestrator", "orchestrator/archive", "templates"},
 	"orchestrator/docker":      {"orchestrator", "orchestrator/entry"},
 	"orchestrator/enginetest/": {},
+	"orchestrator/cage":        {"orchestrator"},
 	"orchestrator/freezer":     {"orchestrator"},
 	"orchestrator/fence":       {"orchestrator"},
 	"orchestrator/nft":         {"orchestrator"},

@@ -43,6 +43,7 @@ type baseResolver struct {
 type terms struct {
 	ca       []byte              // extra authorities
 	dialect  func([]byte) []byte // makes a Dockerfile one that the builder understands
+	classic  bool                // the builder is the classic one
 	progress func(orchestrator.BuildEvent)
 }
 

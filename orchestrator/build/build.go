@@ -4,7 +4,7 @@
 // It is a pipeline of values that all have the one method of
 // orchestrator.RevisionBuilder: Composer at the end does the work (base images,
 // build context, build), and the others each add one thing around the next:
-// Timeout, Limit, Cache, Dedupe, Record. New puts them together.
+// Disk, Timeout, Limit, Cache, Dedupe, Record. New puts them together.
 package build
 
 import (
@@ -21,12 +21,15 @@ import (
 
 // Defaults of Config.
 const (
-	// DefaultLimit is how many builds run at once: BuildKit ignores limits of
-	// memory and CPU, so that their number is what protects the machine.
+	// DefaultLimit is how many builds run at once: what they do at the same time
+	// adds up.
 	DefaultLimit = 2
 	// DefaultTimeout is long enough for a base image and a large dependency tree
 	// on two cores, and short enough that a build that hangs is noticed.
 	DefaultTimeout = 15 * time.Minute
+	// DefaultOutput is more than people read. BuildKit cuts the output of a step
+	// at 1 or 2 MiB by itself.
+	DefaultOutput = 16 * orchestrator.MiB
 )
 
 // Archives is what the pipeline needs of the store: orchestrator.Store.Archive.
@@ -64,6 +67,12 @@ type Config struct {
 	// ExtraCA is a PEM file of authorities that build steps trust besides their
 	// own; empty = none. It is read for each build.
 	ExtraCA string
+	// Step bounds each step; see orchestrator.BuildRequest.Limits. 0 is no limit.
+	Step orchestrator.Limits
+	// Output is how much the steps of one build may print; 0 = DefaultOutput.
+	Output orchestrator.Bytes
+	// Disk watches the engine's disk during builds.
+	Disk DiskWatch
 	// Classic says whether Builder is the engine's classic builder, which does
 	// not know RUN --mount; nil = it is BuildKit.
 	Classic func(context.Context) (bool, error)
@@ -81,10 +90,14 @@ func New(c Config) orchestrator.RevisionBuilder {
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
 	}
+	if c.Output == 0 {
+		c.Output = DefaultOutput
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	var b orchestrator.RevisionBuilder = NewComposer(c)
+	b = Disk(b, c.Disk, c.Logger)
 	b = Timeout(b, c.Timeout)
 	b = Record(b, logRecorder{c.Logger})
 	b = Limit(b, c.Limit)

@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"strings"
@@ -78,8 +79,21 @@ func (b *Composer) run(ctx context.Context, p plan, with terms, code io.Reader, 
 	request.Context = reader
 	request.Dockerfile = p.context.dockerfilePath()
 	request.Args = p.args
+	request.Network = p.network
+	request.Limits = b.config.Step
+	request.Output = b.config.Output
 	request.Progress = with.progress
-	return b.config.Builder.Build(ctx, request)
+	image, err := b.config.Builder.Build(ctx, request)
+	return image, sealed(err, p.network)
+}
+
+// sealed adds to the error of a build without a network that it had none.
+func sealed(err error, network string) error {
+	var failed *orchestrator.Error
+	if network != networkNone || !errors.As(err, &failed) || failed.Code != "build-failed" || failed.Hint != "" {
+		return err
+	}
+	return failed.WithHint("the steps of this build had no network; build.network: internet in function.yaml gives them one")
 }
 
 // terms reads what may change from build to build.
@@ -93,15 +107,20 @@ func (b *Composer) terms(ctx context.Context, progress func(orchestrator.BuildEv
 	}
 	classic, err := b.config.Classic(ctx)
 	if classic {
-		with.dialect = templates.ForClassic
+		with.dialect, with.classic = templates.ForClassic, true
 	}
 	return with, err
 }
+
+// argCaches is the build argument by which BuildKit tells cache mounts of the same
+// id apart.
+const argCaches = "BUILDKIT_CACHE_MOUNT_NS"
 
 // plan is the context and the arguments of a build.
 type plan struct {
 	context *buildContext
 	args    map[string]string
+	network string // of its steps
 }
 
 // plan gets the base images and settles context and arguments.
@@ -110,15 +129,25 @@ func (b *Composer) plan(ctx context.Context, r orchestrator.Revision, t orchestr
 	if p.args == nil {
 		p.args = map[string]string{}
 	}
+	asks, err := b.asks(ctx, r, t)
+	if err != nil {
+		return p, err
+	}
+	p.network = network(r, asks)
 	if t.CodeDir == "." {
 		err = b.planOwn(ctx, &p, r, t, with)
 	} else {
 		err = b.planTemplate(ctx, &p, r, t, with)
 	}
-	if err == nil {
-		p.context.dockerfile = with.dialect(p.context.dockerfile)
+	if err != nil {
+		return p, err
 	}
-	return p, err
+	// Only code that the function brings or names can spoil a cache for others.
+	if asks || r.Spec.Build.Test {
+		p.context.dockerfile = templates.WithOwnCaches(p.context.dockerfile, b.config.Owner+"-"+r.Function)
+	}
+	p.context.dockerfile = with.dialect(p.context.dockerfile)
+	return p, nil
 }
 
 // planTemplate is for a template with a Dockerfile.
@@ -167,6 +196,9 @@ func (b *Composer) planOwn(ctx context.Context, p *plan, r orchestrator.Revision
 		return orchestrator.Errorf(orchestrator.ErrInvalid, "dockerfile-missing", "the archive has no %s", name).
 			WithHint("put it beside the code, or name another one with handler")
 	}
+	if err := refuse(name, dockerfile); err != nil {
+		return err
+	}
 	p.context = &buildContext{path: name, original: dockerfile, codeDir: t.CodeDir}
 	if plain, frontend := withoutSyntax(dockerfile); frontend != "" {
 		// The engine would have to pull the frontend, and cannot without a session.
@@ -186,5 +218,8 @@ func (b *Composer) planOwn(ctx context.Context, p *plan, r orchestrator.Revision
 		}
 	}
 	p.context.dockerfile = rewrite(dockerfile, refs, by)
+	if !with.classic {
+		p.args[argCaches] = b.config.Owner + "/" + r.Function
+	}
 	return nil
 }

@@ -410,7 +410,7 @@ func TestOwnDockerfile(t *testing.T) {
 	if sent.Dockerfile != "Dockerfile" {
 		t.Errorf("Dockerfile %q, want the function's own", sent.Dockerfile)
 	}
-	if diff := cmp.Diff(map[string]string{"A": "1", "KILN_TEST": "1"}, sent.Args); diff != "" {
+	if diff := cmp.Diff(map[string]string{"A": "1", "KILN_TEST": "1", "BUILDKIT_CACHE_MOUNT_NS": owner + "/f"}, sent.Args); diff != "" {
 		t.Errorf("args (-want +got):\n%s", diff)
 	}
 	steps := got.steps()

@@ -24,6 +24,10 @@ const digestVersion = 1
 func Digest(archiveDigest, templateDigest string, spec orchestrator.Spec) string {
 	packages := slices.Clone(spec.Build.Packages)
 	slices.Sort(packages)
+	network := spec.Build.Network
+	if network == orchestrator.BuildNetworkAuto {
+		network = ""
+	}
 	data, err := json.Marshal(struct {
 		Version           int
 		Archive, Template string
@@ -31,7 +35,9 @@ func Digest(archiveDigest, templateDigest string, spec orchestrator.Spec) string
 		Packages          []string
 		Args              map[string]string
 		Test              bool
-	}{digestVersion, archiveDigest, templateDigest, spec.Handler, slices.Compact(packages), spec.Build.Args, spec.Build.Test})
+		// Left out for the default, so that images of before there was a choice serve.
+		Network orchestrator.BuildNetwork `json:",omitempty"`
+	}{digestVersion, archiveDigest, templateDigest, spec.Handler, slices.Compact(packages), spec.Build.Args, spec.Build.Test, network})
 	if err != nil {
 		panic(fmt.Sprintf("build: encode what is built: %v", err)) // strings and numbers only
 	}

@@ -18,3 +18,6 @@ func WithoutSyntax(dockerfile string) (string, string) {
 	plain, frontend := withoutSyntax([]byte(dockerfile))
 	return string(plain), frontend
 }
+
+// Refuse says why a Dockerfile is not built.
+var Refuse = refuse

@@ -80,14 +80,40 @@ func (c *Client) Build(ctx context.Context, request orchestrator.BuildRequest) (
 	}
 	bounded, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
+	bounded, stop := context.WithCancelCause(bounded)
+	defer stop(nil)
 	b := newBuild(mode, request)
+	b.log.flooded = func() { stop(errFlood) }
+	b.classic.runs = func(id string) { c.limitStep(bounded, id, request.Limits) }
 	if err := c.runBuild(bounded, b, buildOptions(b.id, mode, request)); err != nil {
+		if context.Cause(bounded) == errFlood {
+			return orchestrator.Image{}, floodError(request.Output, b.log)
+		}
 		if bounded.Err() != nil && ctx.Err() == nil {
 			return orchestrator.Image{}, orchestrator.Errorf(orchestrator.ErrFunction, "build-timeout", "the build took longer than %s", buildTimeout)
 		}
 		return orchestrator.Image{}, translate(ctx, "build the image", err)
 	}
 	return c.Image(ctx, b.image)
+}
+
+var errFlood = errors.New("the build prints more than it may")
+
+func floodError(allowed orchestrator.Bytes, log *buildLog) error {
+	err := orchestrator.Errorf(orchestrator.ErrFunction, "build-output-limit", "the build printed more than %s", allowed).
+		WithHint("have its steps print less, for example with the quiet option of what they run")
+	err.Output = log.output()
+	return err
+}
+
+// limitStep bounds what the classic builder has no option for. It comes right
+// after the container was made, before or just when it is started.
+func (c *Client) limitStep(ctx context.Context, id string, limits orchestrator.Limits) {
+	if limits.Pids == 0 {
+		return
+	}
+	// A step that has ended needs no limit.
+	_ = c.Limit(ctx, id, orchestrator.Limits{Pids: limits.Pids})
 }
 
 func buildOptions(id string, mode BuilderMode, request orchestrator.BuildRequest) build.ImageBuildOptions {
@@ -110,6 +136,7 @@ func buildOptions(id string, mode BuilderMode, request orchestrator.BuildRequest
 		return options
 	}
 	options.Version = build.BuilderV1
+	options.Memory, options.MemorySwap = int64(request.Limits.Memory), int64(request.Limits.Memory)
 	return options
 }
 
@@ -179,6 +206,7 @@ type building struct {
 func newBuild(mode BuilderMode, request orchestrator.BuildRequest) *building {
 	id := uuid.NewString()
 	log := newBuildLog(id[:buildIDLength], request.Progress)
+	log.allowed = int64(request.Output)
 	return &building{
 		id: id, mode: mode, log: log,
 		context:  &contextReader{source: request.Context},

@@ -20,11 +20,15 @@ const maxStepName = 200
 var (
 	networkWords    = []string{"dial tcp", "no such host", "i/o timeout", "connection refused", "TLS handshake", "network is unreachable", "failed to do request", "x509:", "Client.Timeout"}
 	absentWords     = []string{"manifest unknown", "manifest for ", "pull access denied", "repository does not exist", "does not exist or may require", ": not found", "insufficient_scope"}
+	crowdedWords    = []string{"annot fork", "fork: retry", "Resource temporarily unavailable"}
 	dockerfileWords = []string{"dockerfile parse error", "unknown instruction", "failed to read dockerfile", "Cannot locate specified Dockerfile", "failed to create LLB definition", "file with no instructions", "no build stage in current context", "target stage", "invalid reference format"}
 )
 
 // exitCode is how the builders report that a command of a step failed.
 var exitCode = regexp.MustCompile(`(?:exit code|non-zero code): (\d+)$`)
+
+// killedReason is the plain reason of a step that got SIGKILL.
+const killedReason = "exit code 137"
 
 // wrappings are what the engine puts before the reason, and which tells a reader
 // nothing.
@@ -87,6 +91,12 @@ func buildError(reason string, log *buildLog) *orchestrator.Error {
 			WithHint("check the names in the Dockerfile's FROM lines")
 	case step == nil && isDockerfileError(full):
 		return fail(orchestrator.ErrFunction, "dockerfile-invalid", "the Dockerfile is invalid: %s", reason)
+	case reason == killedReason:
+		return fail(orchestrator.ErrFunction, "build-failed", "the build failed at %s: it was killed", name).
+			WithHint("a step that needs more memory than build_memory in the gateway's configuration is killed, and so is one that keeps starting processes beyond build_pids")
+	case step != nil && slices.ContainsFunc(step.last, func(line string) bool { return containsAny(line, crowdedWords) }):
+		return fail(orchestrator.ErrFunction, "build-failed", "the build failed at %s: %s", name, reason).
+			WithHint("it could not start all the processes that it wanted to: build_pids in the gateway's configuration allows more")
 	case step != nil:
 		return fail(orchestrator.ErrFunction, "build-failed", "the build failed at %s: %s", name, reason)
 	}

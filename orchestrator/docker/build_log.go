@@ -24,6 +24,10 @@ type buildLog struct {
 	steps  []*buildStep
 	broken *buildStep // the first that failed; others may end for its sake
 	latest time.Time  // of what was reported
+
+	allowed int64  // bytes of output; 0 = any number
+	printed int64  // bytes of output up to now
+	flooded func() // called once when more is printed than allowed
 }
 
 // buildStep is one step of a build.
@@ -85,6 +89,9 @@ func (l *buildLog) end(s *buildStep, state orchestrator.StepState, at time.Time)
 func (l *buildLog) write(s *buildStep, stderr bool, text []byte, at time.Time) {
 	l.start(s, at)
 	l.saw(at)
+	if !l.takes(s, len(text)) {
+		return
+	}
 	rest := &s.partial[0]
 	if stderr {
 		rest = &s.partial[1]
@@ -100,6 +107,21 @@ func (l *buildLog) write(s *buildStep, stderr bool, text []byte, at time.Time) {
 			*rest = append(*rest, c)
 		}
 	}
+}
+
+// takes counts output of a step, and says whether it is still within what is
+// allowed. What is over that is thrown away.
+func (l *buildLog) takes(s *buildStep, n int) bool {
+	before := l.printed
+	l.printed += int64(n)
+	if l.allowed == 0 || l.printed <= l.allowed {
+		return true
+	}
+	if before <= l.allowed && l.flooded != nil {
+		l.broken = s
+		l.flooded()
+	}
+	return false
 }
 
 // flush emits lines that lack their end.

@@ -33,6 +33,7 @@ type classicProgress struct {
 	partial strings.Builder // of a line
 	// container runs the current step; a cancelled build may leave it behind.
 	container string
+	runs      func(container string) // called when a step's container was made; may be nil
 	built     bool
 }
 
@@ -46,6 +47,8 @@ func (p *classicProgress) stream(text string) {
 		line, rest, complete := strings.Cut(text, "\n")
 		if room := maxBuildLine - p.partial.Len(); room > 0 {
 			p.partial.WriteString(line[:min(len(line), room)])
+		} else if p.current != nil {
+			p.log.takes(p.current, len(line)) // a line without end counts, too
 		}
 		if !complete {
 			return
@@ -71,6 +74,9 @@ func (p *classicProgress) line(line string) {
 	switch m := classicContainer.FindStringSubmatch(line); {
 	case m != nil:
 		p.container = m[1]
+		if p.runs != nil {
+			p.runs(p.container)
+		}
 	case line == classicCached:
 		p.done(orchestrator.StepCached, at)
 	case classicImage.MatchString(line):

@@ -76,6 +76,7 @@ type fakeBuild struct {
 	id      string
 	base    *fakeImage
 	steps   int
+	printed orchestrator.Bytes
 	key     [sha256.Size]byte // of everything up to here
 }
 
@@ -152,13 +153,20 @@ func (b *fakeBuild) runStep(ctx context.Context, name, command string) error {
 	if err := json.Unmarshal([]byte(command), &args); err != nil || len(args) == 0 || path.Base(args[0]) != "probe" {
 		return nil
 	}
-	out := &buildOutput{build: b}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	out := &buildOutput{build: b, stop: stop}
 	code := probe.Main(ctx, probe.Machine{
 		Env:    func(string) string { return "" },
 		Stdout: out,
 		Stderr: out,
 		Listen: func() (net.Listener, error) { return nil, errors.New("a build does not listen") },
 	}, args[1:])
+	if context.Cause(ctx) == errFlood {
+		err := orchestrator.Errorf(orchestrator.ErrFunction, "build-output-limit", "the build printed more than %s", b.request.Output)
+		err.Output = out.last
+		return err
+	}
 	if err := ctxError(ctx, OpBuild); err != nil {
 		return err
 	}
@@ -173,11 +181,19 @@ func (b *fakeBuild) runStep(ctx context.Context, name, command string) error {
 // buildOutput makes log events of a step's lines.
 type buildOutput struct {
 	build *fakeBuild
+	stop  context.CancelCauseFunc
 	last  []string
 }
 
+var errFlood = errors.New("the build prints more than it may")
+
 // Write takes whole lines, as the probe writes them.
 func (o *buildOutput) Write(p []byte) (int, error) {
+	o.build.printed += orchestrator.Bytes(len(p))
+	if allowed := o.build.request.Output; allowed > 0 && o.build.printed > allowed {
+		o.stop(errFlood)
+		return len(p), nil
+	}
 	for line := range strings.SplitSeq(strings.TrimSuffix(string(p), "\n"), "\n") {
 		o.last = append(o.last, line)
 		o.last = o.last[max(0, len(o.last)-keptLines):]

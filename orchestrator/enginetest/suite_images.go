@@ -30,6 +30,7 @@ var buildTests = []suiteTest{
 	{"StepsAndResult", testBuild},
 	{"Cached", testBuildCached},
 	{"FailedStep", testBuildFails},
+	{"Flood", testBuildFlood},
 	{"BadInput", testBuildInput},
 	{"BaseMissing", testBaseMissing},
 	{"ContextBreaks", testContextBreaks},
@@ -289,6 +290,29 @@ func testBuildFails(t *testing.T, b *bench) {
 	}
 	if _, err := b.Images.Image(b.ctx(t), b.Prefix+"/failed:1"); !errors.Is(err, orchestrator.ErrNotFound) {
 		t.Errorf("Image of a failed build: got %v, want ErrNotFound", err)
+	}
+}
+
+// testBuildFlood: a build that prints without end is ended soon after its limit.
+func testBuildFlood(t *testing.T, b *bench) {
+	request := b.request(b.Prefix+"/flood:1", "FROM "+b.Probe, `RUN ["/probe", "script", "echo `+time.Now().String()+`", "flood 200000", "sleep 10m"]`)
+	request.Output = 64 * orchestrator.KiB
+	var events []orchestrator.BuildEvent
+	started := time.Now()
+	_, err := b.build(t, b.ctx(t), request, &events)
+	var known *orchestrator.Error
+	if !errors.Is(err, orchestrator.ErrFunction) || !errors.As(err, &known) || known.Code != "build-output-limit" || len(known.Output) == 0 {
+		t.Errorf("Build: got %#v, want ErrFunction with the code build-output-limit and the last lines", err)
+	}
+	if took := time.Since(started); took > patience/2 {
+		t.Errorf("it took %s to end", took)
+	}
+	size := 0
+	for _, line := range linesOf(events) {
+		size += len(line)
+	}
+	if size > int(request.Output) {
+		t.Errorf("%d bytes of output were passed on, want at most %d", size, request.Output)
 	}
 }
 
