@@ -488,6 +488,7 @@ func TestWake(t *testing.T) {
 		{"template without cells", func(r *orchestrator.Release) { r.Template.Cells = false }, pool.OriginImage, "has no cells"},
 		{"old template", func(r *orchestrator.Release) { r.Revision.TemplateDigest = "sha256:old" }, pool.OriginImage, "another version"},
 		{"runtime", func(r *orchestrator.Release) { r.Spec.Runtime = "runsc" }, pool.OriginImage, "the runtime runsc"},
+		{"small /tmp", func(r *orchestrator.Release) { r.Spec.Resources.Tmp = orchestrator.MiB }, pool.OriginImage, "/tmp has 1MiB"},
 		{"large /tmp", func(r *orchestrator.Release) { r.Spec.Resources.Tmp = orchestrator.GiB }, pool.OriginImage, "/tmp"},
 		{"no code", func(r *orchestrator.Release) { r.Revision.ID = "r0" }, pool.OriginImage, "not been kept"},
 		{"large code", func(rel *orchestrator.Release) {

@@ -36,8 +36,8 @@ func (l *Launcher) unfit(release orchestrator.Release) string {
 		return fmt.Sprintf("its network is %s, and cells are on that of internet", spec.Network)
 	case spec.Runtime != "":
 		return fmt.Sprintf("it names the runtime %s, and cells have the default one", spec.Runtime)
-	case spec.Resources.Tmp > orchestrator.DefaultTmp:
-		return fmt.Sprintf("its /tmp is larger than a cell's, which is %s", orchestrator.DefaultTmp)
+	case spec.Resources.Tmp != orchestrator.DefaultTmp:
+		return fmt.Sprintf("its /tmp has %s, and a cell's %s", spec.Resources.Tmp, orchestrator.DefaultTmp)
 	}
 	size, kept := l.config.Code.Size(release.Revision)
 	room := min(codeRoom, spec.Resources.Memory/codeShare)
