@@ -34,6 +34,7 @@ type call struct {
 	touched bool // deadlines of the client's connection were set
 	spoiled bool // the rest of the request's body was given up: the connection has to end
 	repeats int  // how often it was sent again though it may have been received
+	broke   breach
 }
 
 // identify gives the invocation its id and says it to the client, whatever comes.
@@ -87,6 +88,9 @@ func (c *call) run(route *route.Route) {
 			}
 			c.deadline = deadline // ctx ends then, whatever the new one's timeout is
 			continue
+		}
+		if c.broke.tells(err) {
+			err = explained(c.ctx, c.broke.err, c.broke.fate, &c.route.Release)
 		}
 		if err != nil {
 			c.fail(acquireError(err))
@@ -155,7 +159,8 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 		}
 		outcome = x.outcome
 		if again {
-			return elsewhere, errDied(err)
+			c.broke = breach{errDied(err), lease.Fate()}
+			return elsewhere, c.broke.err
 		}
 		if outcome == pool.Broken && c.status == 0 {
 			fate := lease.Fate()

@@ -73,6 +73,19 @@ func errDied(cause error) error {
 // tell of a death within 50 ms, on a busy machine within a second.
 const fatePatience = time.Second
 
+// breach is an attempt that broke and was made again elsewhere.
+type breach struct {
+	err  error // nil = there was none
+	fate pool.Fate
+}
+
+// tells says whether a breach tells more of why a call fails than the error does
+// that ends it: the instances that it broke may be why no other is started.
+func (b breach) tells(err error) bool {
+	var known *orchestrator.Error
+	return b.err != nil && errors.As(err, &known) && known.Code == pool.CodeCrashLoop
+}
+
 // explained replaces the error of a call that broke by the reason, if the engine
 // gives one soon. The lease that fate is of has been released.
 func explained(ctx context.Context, err error, fate pool.Fate, release *orchestrator.Release) error {

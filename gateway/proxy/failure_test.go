@@ -129,6 +129,32 @@ func TestFunctionEnds(t *testing.T) {
 	}
 }
 
+// TestFunctionEndsEachTime: a call that is made again, and kills the next instance
+// too, is answered with the reason and not with that no more are started.
+func TestFunctionEndsEachTime(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		var g *rig
+		killed := func(id string) *instance {
+			return serve(t, func(p *peer, _ int) {
+				if p.request() != "" {
+					p.CloseWrite()
+					g.pool.Died(id, 137, true)
+				}
+			})
+		}
+		g = newRig(t, way, nil, killed("i1").addr, killed("i2").addr, killed("i3").addr)
+		response, err := g.client("h1").Get(g.url("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		if response.StatusCode != 502 || !strings.Contains(string(body), `"function-out-of-memory"`) {
+			t.Errorf("got %s\n%s\nwant 502 function-out-of-memory", response.Status, body)
+		}
+	})
+}
+
 func TestMalformedAnswers(t *testing.T) {
 	answers := map[string]string{
 		"not HTTP":           "hello\n\n",

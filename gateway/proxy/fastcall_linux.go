@@ -32,6 +32,7 @@ type fastCall struct {
 	again    bool   // it may be sent twice: idempotent and without a body
 	attempts int
 	repeats  int // how often it was sent again though it may have been received
+	broke    breach
 
 	arrived, deadline time.Time
 	sent              time.Time // zero before
@@ -164,6 +165,8 @@ func (l *loop) granted(m *message) {
 		} else {
 			l.acquire(c, f.keep)
 		}
+	case f.broke.tells(m.err):
+		l.explain(c, f.broke)
 	case m.err != nil:
 		l.fail(c, acquireError(m.err))
 	default:
@@ -320,6 +323,7 @@ func (l *loop) repeat(b *backend, cause error) {
 	}
 	f.sent = time.Time{}
 	l.drop(b)
+	f.broke = breach{errDied(cause), f.lease.Fate()}
 	f.release(pool.Broken)
 	l.acquire(c, f.keep)
 }

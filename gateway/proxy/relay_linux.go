@@ -230,22 +230,23 @@ func (l *loop) hangUp(b *backend, cause error) {
 		l.repeat(b, cause)
 	default:
 		l.drop(b)
-		l.explain(c, errDied(cause))
+		broke := breach{errDied(cause), f.lease.Fate()}
+		f.release(pool.Broken)
+		l.explain(c, broke)
 	}
 }
 
 // explain ends a call whose instance broke the connection, with the reason if it
 // is known soon.
-func (l *loop) explain(c *client, err error) {
+func (l *loop) explain(c *client, broke breach) {
 	f := &c.call
-	fate, route, id := f.lease.Fate(), f.route, f.id
-	f.release(pool.Broken)
+	route, id := f.route, f.id
 	c.state = clientWaiting
 	ctx, cancel := context.WithDeadline(l.s.ctx, f.deadline)
 	f.cancel = cancel
 	l.s.work.Go(func() {
 		defer cancel()
-		l.post(message{kind: messageFailed, c: c, id: id, err: explained(ctx, err, fate, &route.Release)})
+		l.post(message{kind: messageFailed, c: c, id: id, err: explained(ctx, broke.err, broke.fate, &route.Release)})
 	})
 }
 

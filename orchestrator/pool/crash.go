@@ -9,6 +9,10 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/scale"
 )
 
+// CodeCrashLoop is the code of the error for requests that come while starts are
+// held up.
+const CodeCrashLoop = "crash-loop"
+
 // crash remembers starts that failed and instances that ended young.
 type crash struct {
 	failures int     // of the function, in a row
@@ -45,7 +49,7 @@ func (p *Pool) crashing(now instant) error {
 	}
 	pause := p.crash.until - now
 	err := &orchestrator.Error{
-		Class: orchestrator.ErrFunction, Code: "crash-loop",
+		Class: orchestrator.ErrFunction, Code: CodeCrashLoop,
 		Detail:     fmt.Sprintf("%s failed to start %d times in a row: %v", p.name, p.crash.failures, p.crash.last),
 		Hint:       fmt.Sprintf("the next start is tried in %s; `kiln logs %s` may tell why, a new deploy is tried at once", pause.Round(time.Second), p.name),
 		RetryAfter: max(minRetryAfter, pause),
@@ -112,8 +116,10 @@ func (p *Pool) died(in *instance, now instant, how string) {
 		in.reason = ReasonDied
 		p.stats.Died++
 		p.cfg.Logger.Warn("instance died", "function", p.name, "revision", p.release.Revision.ID, "container_id", in.id, "how", how)
-		if young && !in.blamed {
-			p.crash.failed(now, orchestrator.Errorf(orchestrator.ErrFunction, "instance-died", "an instance of %s %s", p.name, how))
+		if reason := orchestrator.Errorf(orchestrator.ErrFunction, "instance-died", "an instance of %s %s", p.name, how); young && !in.blamed {
+			p.crash.failed(now, reason)
+		} else if in.blamed {
+			p.crash.last = reason // the same end, and the engine knows more of it
 		}
 	}
 	p.stop(in, 0)
