@@ -211,7 +211,7 @@ func TestReplacedWhileWaiting(t *testing.T) {
 		}
 		release := spec(nil)
 		release.Revision.ID = "r2-fedcba"
-		g.routes.set("echo", &route.Route{Release: release, Pool: g.newPool(release, proxy.NewConns, fresh.addr)})
+		g.routes.set("echo", &route.Route{Release: &release, Pool: g.newPool(release, proxy.NewConns, fresh.addr)})
 		g.pool.Drain()
 		if head := second.head(); !strings.Contains(head, "Kiln-Revision: r2-fedcba\n") {
 			t.Errorf("head %q", head)
@@ -246,7 +246,7 @@ func TestReplacedWithALongerTimeoutWhileWaiting(t *testing.T) {
 		}
 		release := spec(nil) // with more time
 		release.Revision.ID = "r2-fedcba"
-		g.routes.set("echo", &route.Route{Release: release, Pool: g.newPool(release, proxy.NewConns, old.addr)})
+		g.routes.set("echo", &route.Route{Release: &release, Pool: g.newPool(release, proxy.NewConns, old.addr)})
 		g.pool.Drain()
 		problemOf(t, second, 504, "function", "invocation-timeout")
 		problemOf(t, first, 504, "function", "invocation-timeout")

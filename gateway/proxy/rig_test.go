@@ -163,7 +163,7 @@ func newRigWith(t testing.TB, way string, config proxy.Config, change func(*orch
 	}
 	release := spec(change)
 	g.pool = g.newPool(release, proxy.NewConns, addrs...)
-	g.routes.set("echo", &route.Route{Release: release, Pool: g.pool})
+	g.routes.set("echo", &route.Route{Release: &release, Pool: g.pool})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ const verifyPause = 20 * time.Millisecond
 // verify has a doubted instance looked at, again until it is well or the time
 // given has passed; mu is held.
 func (p *Pool) verify(in *instance, until instant) {
-	release, launched := p.release, Launched{ID: in.id, Addr: in.addr, Origin: in.origin}
+	release, launched := *p.release, Launched{ID: in.id, Addr: in.addr, Origin: in.origin}
 	look := func() error {
 		ctx, cancel := context.WithTimeout(p.ctx, verifyTimeout)
 		defer cancel()

@@ -141,7 +141,7 @@ func TestMinimumIsKeptAndReplaced(t *testing.T) {
 		if launched, alive := h.count(); launched != 3 || alive != 2 {
 			t.Errorf("launched %d, alive %d", launched, alive)
 		}
-		changed := h.Release()
+		changed := *h.Release()
 		changed.Spec.Scale.Min = 0
 		h.Configure(changed)
 		time.Sleep(time.Hour)
@@ -159,7 +159,7 @@ func TestLowerMaximumEndsTheSurplus(t *testing.T) {
 			work.Go(func() { h.call(time.Second) })
 		}
 		work.Wait()
-		changed := h.Release()
+		changed := *h.Release()
 		changed.Spec.Scale.Max = 1
 		h.Configure(changed)
 		time.Sleep(3 * time.Second)

@@ -71,8 +71,8 @@ type Pool struct {
 	cancel      context.CancelFunc
 	work        sync.WaitGroup // goroutines, see spawn
 
-	mu      sync.Mutex // guards all that follows; never held across I/O
-	release orchestrator.Release
+	mu      sync.Mutex            // guards all that follows; never held across I/O
+	release *orchestrator.Release // never changed, only replaced
 	phase   phase
 	active  bool          // Activity has been told so
 	gone    chan struct{} // closed when draining and nothing is left
@@ -114,7 +114,7 @@ func New(config *Config, release orchestrator.Release) *Pool {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Pool{
 		cfg: &c, name: release.Spec.Name, epoch: time.Now(), concurrency: max(1, release.Spec.Concurrency),
-		ctx: ctx, cancel: cancel, release: release, gone: make(chan struct{}),
+		ctx: ctx, cancel: cancel, release: &release, gone: make(chan struct{}),
 	}
 	p.load.idleSince = never
 	p.mu.Lock()
@@ -125,8 +125,9 @@ func New(config *Config, release orchestrator.Release) *Pool {
 
 func (p *Pool) now() instant { return time.Since(p.epoch) }
 
-// Release returns what the pool serves, with its present settings.
-func (p *Pool) Release() orchestrator.Release {
+// Release returns what the pool serves, with its present settings. It is shared
+// and not to be changed.
+func (p *Pool) Release() *orchestrator.Release {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.release
@@ -138,7 +139,7 @@ func (p *Pool) Release() orchestrator.Release {
 func (p *Pool) Configure(release orchestrator.Release) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.release = release
+	p.release = &release
 	p.activate()
 }
 

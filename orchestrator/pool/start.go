@@ -75,7 +75,7 @@ func (p *Pool) launch(now instant, priority capacity.Priority, pinned bool) *ins
 	s := &start{cancel: cancel, priority: priority, pinned: pinned, done: make(chan struct{})}
 	in := &instance{start: s, launchedAt: now, startedAt: time.Now()}
 	p.add(in, Starting)
-	release := p.release
+	release := *p.release
 	p.spawn(func() {
 		defer cancel()
 		launched, reservation, err := p.bringUp(ctx, release, s)

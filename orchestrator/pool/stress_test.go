@@ -180,7 +180,7 @@ func disturb(h *harness, random *rand.Rand, end chan struct{}) {
 				h.Evict(v.ID)
 			}
 		case 2:
-			changed := h.Release()
+			changed := *h.Release()
 			changed.Spec.Scale.Max = 1 + random.IntN(5)
 			changed.Spec.Scale.Min = random.IntN(2)
 			h.Configure(changed)

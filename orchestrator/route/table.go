@@ -24,7 +24,7 @@ const tickInterval = time.Second
 
 // Route is how a function is reached: an immutable snapshot.
 type Route struct {
-	Release orchestrator.Release
+	Release *orchestrator.Release // the pool's
 	Pool    *pool.Pool
 }
 
@@ -236,16 +236,16 @@ func (t *Table) serve(release orchestrator.Release) *pool.Pool {
 	old := t.Lookup(name)
 	proven := t.proven[id]
 	delete(t.proven, id)
-	if old != nil && identity(old.Release) == id {
+	if old != nil && identity(*old.Release) == id {
 		old.Pool.Configure(release)
-		t.replace(name, &Route{Release: release, Pool: old.Pool})
+		t.replace(name, &Route{Release: old.Pool.Release(), Pool: old.Pool})
 		return proven
 	}
 	if proven == nil {
 		proven = pool.New(&t.pools, release)
 	}
 	proven.Configure(release)
-	t.replace(name, &Route{Release: release, Pool: proven})
+	t.replace(name, &Route{Release: proven.Release(), Pool: proven})
 	if old == nil {
 		return nil
 	}
@@ -409,7 +409,7 @@ func (t *Table) Status(name string) (orchestrator.FunctionStatus, bool) {
 	}
 	s.Wake, s.WakeReason = pool.OriginImage, ""
 	if w, ok := t.launcher.(Waker); ok {
-		s.Wake, s.WakeReason = w.Wake(r.Release)
+		s.Wake, s.WakeReason = w.Wake(*r.Release)
 	}
 	return s, true
 }
