@@ -42,6 +42,7 @@ const pollInterval = 100 * time.Millisecond
 //	wheel FILE              write a Python wheel with the module kilnwheel
 //	guide PAGE FILE         write all commands of a page of docs/ as one script
 //	readme LANGUAGE FILE    write the README's first example in a language
+//	postgres NAME           start a PostgreSQL with a database, which PG* variables name
 //	owned N [LABEL=VALUE]   the gateway must come to have N containers
 //	leftovers               nothing that the gateway made may be left
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -62,6 +63,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"wheel":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeWheel(ts.MkAbs(args[0]))) },
 	"readme":     readmeExample,
 	"guide":      guideScript,
+	"postgres":   startPostgres,
 	"owned":      owned,
 	"leftovers":  noLeftovers,
 }
