@@ -52,9 +52,9 @@ func allowed(method, path string) []orchestrator.Scope {
 		return []orchestrator.Scope{invoke}
 	case path == "/upload", strings.HasPrefix(path, "/v1/functions") && method != "GET":
 		return []orchestrator.Scope{deploy}
-	case strings.HasPrefix(path, "/v1/secrets/"):
+	case strings.HasPrefix(path, "/v1/secrets/"), strings.HasPrefix(path, "/v1/buckets") && method != "GET":
 		return []orchestrator.Scope{deploy}
-	case strings.HasPrefix(path, "/v1/functions"), path == "/v1/secrets", path == "/metrics", path == "/v1/triggers":
+	case strings.HasPrefix(path, "/v1/functions"), strings.HasPrefix(path, "/v1/buckets"), path == "/v1/secrets", path == "/metrics", path == "/v1/triggers":
 		return []orchestrator.Scope{deploy, read}
 	}
 	return nil
