@@ -451,7 +451,7 @@ func TestLookupAllocatesNothing(t *testing.T) {
 
 // TestIdleFunctionsAreCheap holds the line for a gateway with 1,000 functions.
 func TestIdleFunctionsAreCheap(t *testing.T) {
-	const functions, limit = 1000, 5 << 10 // bytes each; its settings are there twice, as deployed and as they are now
+	const functions, limit = 1000, 4 << 10 // bytes each
 	table, _ := newTable(t)
 	goroutines := runtime.NumGoroutine()
 	before := heap()
