@@ -260,7 +260,7 @@ func eventIdle(ctx context.Context, p plan, g *gateway, e *Events) error {
 		return names, nil
 	}
 	// As many functions without a trigger, so that triggers are all of the difference.
-	names, err := deploy("idle", "", p.schedules)
+	_, err := deploy("idle", "", p.schedules)
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func eventIdle(ctx context.Context, p plan, g *gateway, e *Events) error {
 	if err != nil {
 		return err
 	}
-	names, err = deploy("idle", `type: schedule, cron: "0 0 1 1 *"`, p.schedules)
+	names, err := deploy("idle", `type: schedule, cron: "0 0 1 1 *"`, p.schedules)
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func (c *call) run(route *route.Route) {
 			continue
 		}
 		if c.broke.tells(err) {
-			err = explained(c.ctx, c.broke.err, c.broke.fate, &c.route.Release)
+			err = explained(c.ctx, c.broke.err, c.broke.fate, c.route.Release)
 		}
 		if err != nil {
 			c.fail(acquireError(err))
@@ -165,7 +165,7 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 		if outcome == pool.Broken && c.status == 0 {
 			fate := lease.Fate()
 			lease.Release(outcome)
-			err = explained(c.ctx, err, fate, &c.route.Release)
+			err = explained(c.ctx, err, fate, c.route.Release)
 		}
 		c.fail(err)
 		return answered, nil

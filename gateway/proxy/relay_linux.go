@@ -246,7 +246,7 @@ func (l *loop) explain(c *client, broke breach) {
 	f.cancel = cancel
 	l.s.work.Go(func() {
 		defer cancel()
-		l.post(message{kind: messageFailed, c: c, id: id, err: explained(ctx, broke.err, broke.fate, &route.Release)})
+		l.post(message{kind: messageFailed, c: c, id: id, err: explained(ctx, broke.err, broke.fate, route.Release)})
 	})
 }
 
