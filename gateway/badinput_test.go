@@ -251,7 +251,7 @@ func newPlatform(t *testing.T, guard *auth.Guard, admin string) *platform {
 	}
 	table := route.New(route.Config{Launcher: standing{instance.Listener.Addr().String()}, NewConns: proxy.NewConns, Logger: logger})
 	service := &orchestrator.Service{
-		Store: p.store, Images: noImages{}, Builder: noBuilder{}, Fleet: table, Templates: catalogue, Logger: logger,
+		Vault: emptyVault{}, Store: p.store, Images: noImages{}, Builder: noBuilder{}, Fleet: table, Templates: catalogue, Logger: logger,
 		BuildDigest: func(archive, template string, spec orchestrator.Spec) string {
 			return archive + template + strings.Join(spec.Build.Packages, ",")
 		},
@@ -426,6 +426,19 @@ func (s standing) Launch(context.Context, pool.Order) (pool.Launched, error) {
 	standingIDs.n++
 	return pool.Launched{ID: fmt.Sprintf("i%d", standingIDs.n), Addr: s.addr, Origin: pool.OriginImage}, nil
 }
+
+// emptyVault keeps no secret, and is not asked to.
+type emptyVault struct{ orchestrator.Vault }
+
+func (emptyVault) Check(function string, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return orchestrator.Errorf(orchestrator.ErrInvalid, "secret-unknown", "%s: there is no secret %s", function, names[0])
+}
+
+func (emptyVault) Versions([]string) map[string]uint64 { return nil }
+
 func (standing) Verify(context.Context, orchestrator.Release, pool.Launched) error { return nil }
 func (standing) Freeze(context.Context, string) error                              { return nil }
 func (standing) Thaw(context.Context, string) error                                { return nil }
