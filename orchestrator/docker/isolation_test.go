@@ -211,15 +211,23 @@ func (c *compound) brief(t *testing.T, mode orchestrator.NetworkMode) string {
 			t.Error(err)
 		}
 	}()
-	address := net.JoinHostPort(one.Addr, strconv.Itoa(orchestrator.InstancePort))
+	accepts(t, one.Addr)
+	return one.Addr
+}
+
+// accepts waits until a container that was just started takes a connection from
+// this machine.
+func accepts(t *testing.T, ip string) {
+	t.Helper()
+	address := net.JoinHostPort(ip, strconv.Itoa(orchestrator.InstancePort))
 	for end := time.Now().Add(reachedSoon); ; time.Sleep(10 * time.Millisecond) { // the kernel has no clock of ours
 		conn, err := net.DialTimeout("tcp", address, time.Second)
 		if err == nil {
 			conn.Close()
-			return one.Addr
+			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("network %s: no connection within %s: %v", mode, reachedSoon, err)
+			t.Fatalf("%s: no connection within %s: %v", ip, reachedSoon, err)
 		}
 	}
 }
@@ -367,6 +375,12 @@ func runService(t *testing.T, c *compound, name string) {
 	if err := api.ContainerStart(t.Context(), created.ID, container.StartOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	details, err := api.ContainerInspect(t.Context(), created.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network := details.NetworkSettings.Networks[orchestrator.InstanceNetwork(c.base, orchestrator.NetworkServices)]
+	accepts(t, network.IPAddress)
 }
 
 // cloud makes a network namespace behind a link, with a server on port 80 of
