@@ -12,7 +12,7 @@ import (
 // Labels that every container, network, volume and image made by Kiln carries.
 const (
 	LabelOwner    = "dev.kiln.owner"    // id of the installation; two on one engine leave each other alone
-	LabelKind     = "dev.kiln.kind"     // KindInstance, KindCell, KindImage, KindBase, KindEntry
+	LabelKind     = "dev.kiln.kind"     // what it is; see below
 	LabelFunction = "dev.kiln.function" // name
 	LabelRevision = "dev.kiln.revision" // Revision.ID
 	LabelConfig   = "dev.kiln.config"   // Release.ConfigHash
@@ -21,13 +21,15 @@ const (
 	LabelToken    = "dev.kiln.token"    // tells the instance's token from others; absent = it has none
 )
 
-// Values of LabelKind.
+// Values of LabelKind. A container that anybody starts from an image inherits
+// the image's labels, so what Kiln runs has a kind that no image for others has.
 const (
 	KindInstance = "instance"
 	KindCell     = "cell"
 	KindImage    = "image"
 	KindBase     = "base"
-	KindEntry    = "entry" // a volume
+	KindEntry    = "entry" // a volume, and what fills it
+	KindRules    = "rules" // the helper that walls instances off, and its image
 )
 
 // InstancePort is where every instance listens, inside its container.

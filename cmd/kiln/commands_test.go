@@ -305,7 +305,11 @@ func clean(ts *testscript.TestScript, _ bool, _ []string) {
 	if out, err := script.CombinedOutput(); err != nil {
 		ts.Fatalf("deploy/clean: %v\n%s", err, out)
 	}
-	for _, list := range [][]string{{"ps", "-aq"}, {"network", "ls", "-q"}, {"volume", "ls", "-q"}, {"images", "-q"}} {
+	for _, list := range [][]string{
+		{"ps", "-aq", "--filter", "label=dev.kiln.kind=instance"}, {"ps", "-aq", "--filter", "label=dev.kiln.kind=cell"},
+		{"network", "ls", "-q"}, {"volume", "ls", "-q"},
+		{"images", "--filter", "reference=kiln*/*", "--format", "{{.Repository}}"},
+	} {
 		left, err := dockerOutput(append(list, "--filter", "label=dev.kiln.owner="+owner)...)
 		ts.Check(err)
 		if left != "" {

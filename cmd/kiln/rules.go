@@ -112,12 +112,17 @@ func (f *helperFirewall) run(ctx context.Context, args ...string) (string, error
 	}
 	code, output, err := f.engine.Help(ctx, docker.Helper{
 		Name: "kiln-rules-" + uuid.NewString()[:8], Image: image, Command: append([]string{"rules"}, args...),
-		Labels: map[string]string{orchestrator.LabelOwner: f.owner},
+		Labels: f.labels(),
 	})
 	if err == nil && code != 0 {
 		err = orchestrator.Errorf(orchestrator.ErrUnavailable, "firewall-unavailable", "the helper ended with code %d: %s", code, output)
 	}
 	return output, err
+}
+
+// labels are those of the helper and of its image.
+func (f *helperFirewall) labels() map[string]string {
+	return map[string]string{orchestrator.LabelOwner: f.owner, orchestrator.LabelKind: orchestrator.KindRules}
 }
 
 // made returns the image with this program, and makes it when it is not there.
@@ -147,7 +152,7 @@ func (f *helperFirewall) made(ctx context.Context) (string, error) {
 	defer reader.Close()
 	_, err = f.engine.Build(ctx, orchestrator.BuildRequest{
 		Tags: []string{image}, Context: reader, Dockerfile: "Dockerfile", Network: "none",
-		Labels: map[string]string{orchestrator.LabelOwner: f.owner},
+		Labels: f.labels(),
 	})
 	if err == nil {
 		f.image = image

@@ -96,7 +96,7 @@ func (c *Client) fill(ctx context.Context, name, image string, size int64) (err 
 		return err
 	}
 	created, err := c.api.ContainerCreate(ctx, &container.Config{
-		Image: image, Labels: c.options.Labels, Cmd: []string{"never-started"},
+		Image: image, Labels: labels, Cmd: []string{"never-started"},
 	}, &container.HostConfig{NetworkMode: "none", Mounts: []mount.Mount{entryMount(name, false)}}, nil, nil, "")
 	if err != nil {
 		return err
