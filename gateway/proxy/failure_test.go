@@ -112,6 +112,8 @@ func TestFunctionEnds(t *testing.T) {
 			var g *rig
 			in := serve(t, func(p *peer, _ int) {
 				p.request()
+				g.unsure.Lock()
+				defer g.unsure.Unlock()
 				p.CloseWrite()
 				g.pool.Died("i1", tt.code, tt.oom) // as the engine does, a little later
 			})
@@ -137,6 +139,8 @@ func TestFunctionEndsEachTime(t *testing.T) {
 		killed := func(id string) *instance {
 			return serve(t, func(p *peer, _ int) {
 				if p.request() != "" {
+					g.unsure.Lock()
+					defer g.unsure.Unlock()
 					p.CloseWrite()
 					g.pool.Died(id, 137, true)
 				}

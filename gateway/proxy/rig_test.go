@@ -36,6 +36,10 @@ type instances struct {
 	addrs   []string
 	n       int
 	stopped []string
+
+	// unsure, while held, keeps Verify from finding out: a machine may take longer
+	// for that than its engine takes to tell of a death.
+	unsure *sync.Mutex
 }
 
 func (l *instances) Launch(ctx context.Context, order pool.Order) (pool.Launched, error) {
@@ -54,6 +58,8 @@ func (l *instances) Thaw(context.Context, string) error   { return nil }
 
 // Verify connects, as the launcher on containers does.
 func (l *instances) Verify(_ context.Context, _ orchestrator.Release, in pool.Launched) error {
+	l.unsure.Lock()
+	defer l.unsure.Unlock()
 	conn, err := net.DialTimeout("tcp", in.Addr, patience)
 	if err != nil {
 		return err
@@ -83,6 +89,7 @@ type rig struct {
 	seen   chan observation
 	fast   *proxy.Listener // of the way "fast"
 	others atomic.Int64    // connections that net/http's server got
+	unsure sync.Mutex      // see instances
 }
 
 type routes struct {
@@ -207,7 +214,7 @@ func newRigWith(t testing.TB, way string, config proxy.Config, change func(*orch
 func (g *rig) newPool(release orchestrator.Release, conns func(pool.Launched) pool.Conns, addrs ...string) *pool.Pool {
 	var mu sync.Mutex
 	var made []pool.Conns
-	p := pool.New(&pool.Config{Launcher: &instances{addrs: addrs}, NewConns: func(in pool.Launched) pool.Conns {
+	p := pool.New(&pool.Config{Launcher: &instances{addrs: addrs, unsure: &g.unsure}, NewConns: func(in pool.Launched) pool.Conns {
 		mu.Lock()
 		defer mu.Unlock()
 		made = append(made, conns(in))
