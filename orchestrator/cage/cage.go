@@ -14,8 +14,10 @@ package cage
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -137,12 +139,10 @@ func (w *watch) look(now time.Time) {
 			if !known {
 				s = &step{path: path, kind: p.kind}
 				w.steps[path] = s
-				if err := s.limit(w.limits); err != nil {
-					w.logger.Warn("a step of a build is not limited", "cgroup", path, "error", err)
-				}
+				w.confine(s)
 			}
 			if s != nil && w.isBomb(s, now) {
-				w.logger.Warn("a step of a build is ended: it keeps starting processes", "cgroup", path, "limit", w.limits.Pids)
+				w.logger.Warn("a step of a build is ended: it uses more than it may", "cgroup", path, "limits", w.limits)
 				s.kill()
 			}
 		}
@@ -154,9 +154,20 @@ func (w *watch) look(now time.Time) {
 	}
 }
 
+// confine limits a new step. One that was quicker, and is over a limit already,
+// is ended: the kernel takes no limit of memory that is below what is in use, and
+// lets processes above theirs live.
+func (w *watch) confine(s *step) {
+	err := s.limit(w.limits)
+	if err != nil {
+		w.logger.Warn("a step of a build is not limited", "cgroup", s.path, "error", err)
+	}
+	s.bomb = errors.Is(err, syscall.EBUSY) || w.limits.Pids > 0 && s.kind.countsProcesses() && s.processes() > w.limits.Pids
+}
+
 func (w *watch) isBomb(s *step, now time.Time) bool {
 	if w.limits.Pids == 0 || !s.kind.countsProcesses() {
-		return false
+		return s.bomb
 	}
 	if float64(s.processes()) < crowded*float64(w.limits.Pids) {
 		s.crowdedAt = time.Time{}

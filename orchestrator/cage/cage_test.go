@@ -40,7 +40,8 @@ type hierarchy struct {
 	root string
 }
 
-// make makes a cgroup with files, as the kernel does.
+// make makes a cgroup with files, as the kernel does. "name=text" is a file that
+// holds something.
 func (h hierarchy) make(path string, files ...string) {
 	h.t.Helper()
 	whole := filepath.Join(h.root, path)
@@ -51,8 +52,12 @@ func (h hierarchy) make(path string, files ...string) {
 	if err := os.Mkdir(made, 0o755); err != nil {
 		h.t.Fatal(err)
 	}
-	for _, name := range files {
-		if err := os.WriteFile(filepath.Join(made, name), []byte("max"), 0o600); err != nil {
+	for _, file := range files {
+		name, text, ok := strings.Cut(file, "=")
+		if !ok {
+			text = "max"
+		}
+		if err := os.WriteFile(filepath.Join(made, name), []byte(text), 0o600); err != nil {
 			h.t.Fatal(err)
 		}
 	}
@@ -176,6 +181,20 @@ func TestBombsAreEnded(t *testing.T) {
 	h.await("docker/buildkit/bomb/pids.max", "0")
 	if got := h.read("docker/buildkit/busy/cgroup.kill"); got != "max" {
 		t.Errorf("a step below its limit was ended: %q", got)
+	}
+}
+
+// TestQuickStepsAreEnded: one that has more processes than it may before the
+// limit is written.
+func TestQuickStepsAreEnded(t *testing.T) {
+	h := hierarchy{t, t.TempDir()}
+	end := h.start(orchestrator.Limits{Pids: 100})
+	defer end()
+	h.make("docker/buildkit/at-it", "pids.max", "pids.current=100", "cgroup.kill", "memory.max")
+	h.make("docker/buildkit/quick", "pids.max", "pids.current=101", "cgroup.kill", "memory.max")
+	h.await("docker/buildkit/quick/cgroup.kill", "1")
+	if got := h.read("docker/buildkit/at-it/cgroup.kill"); got != "max" {
+		t.Errorf("a step that is only at its limit was ended at once: %q", got)
 	}
 }
 
