@@ -1,6 +1,7 @@
 package build
 
 import (
+	"regexp"
 	"strings"
 
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -24,6 +25,10 @@ func refuse(name string, dockerfile []byte) error {
 		return orchestrator.Errorf(orchestrator.ErrInvalid, "dockerfile-too-long", "%s has %d instructions, %d are allowed", name, len(list), maxInstructions).
 			WithHint("join commands with && or a here-document in fewer RUN instructions")
 	}
+	if addsRemote(dockerfile) {
+		return orchestrator.Errorf(orchestrator.ErrInvalid, "dockerfile-add-remote", "%s adds something that is no file of the folder: the engine would fetch it with the machine's own network", name).
+			WithHint("fetch it in a RUN instruction, and COPY the folder's files; any line that begins with ADD counts, also one of a RUN or a here-document")
+	}
 	layers := map[string]int{} // by stage
 	stage := ""
 	for _, words := range list {
@@ -36,12 +41,7 @@ func refuse(name string, dockerfile []byte) error {
 			stage = alias
 			layers[stage] = layers[parent]
 			continue
-		case "ADD":
-			if remote(words[1:]) {
-				return orchestrator.Errorf(orchestrator.ErrInvalid, "dockerfile-add-remote", "%s adds something that is no file of the folder: the engine would fetch it with the machine's own network", name).
-					WithHint("fetch it in a RUN instruction, and COPY the folder's files")
-			}
-		case "RUN", "COPY", "WORKDIR":
+		case "ADD", "RUN", "COPY", "WORKDIR":
 		default:
 			continue
 		}
@@ -68,19 +68,45 @@ func stageOf(words []word) (parent, alias string) {
 	return parent, alias
 }
 
-// remote says whether an ADD may fetch something: from an URL, a repository, or
-// what a variable holds. Words are joined, for a line may end within one. The
-// last of them belongs to the destination, unless the list is one of JSON.
-func remote(words []word) bool {
-	for len(words) > 0 && strings.HasPrefix(words[0].text, "--") {
-		words = words[1:]
-	}
-	var sources strings.Builder
-	for i, w := range words {
-		if i < len(words)-1 || strings.HasPrefix(words[0].text, "[") {
-			sources.WriteString(w.text)
+// goneOn stands for the end of a line that goes on; blank is what builders skip
+// at the beginning of a line.
+const (
+	goneOn = `\x00`
+	blank  = `[\s\v\p{Z}\x{85}\x00]`
+)
+
+// continuation is the end of a line that goes on, by either escape, with the
+// comments and empty lines after it, which builders skip.
+var continuation = regexp.MustCompile("[\\\\`][ \\t\\r]*\\n(?:" + blank + "*(?:#[^\\n]*)?\\n)*")
+
+// addLine is an ADD wherever a line begins, and what follows it.
+var addLine = regexp.MustCompile(`(?im)(?:^|` + goneOn + `)` + blank + `*(?:` + spelled("ONBUILD") + blank + `+)?` + spelled("ADD") + `([\t\v\f\r \x00][^\n]*)`)
+
+// spelled matches a word within which lines may end.
+func spelled(word string) string { return strings.Join(strings.Split(word, ""), goneOn+"*") }
+
+// addsRemote says whether an ADD may fetch something. Builders differ in where a
+// line goes on and in which text belongs to a here-document (old ones have none),
+// so every line counts as one that may begin an instruction.
+func addsRemote(dockerfile []byte) bool {
+	for _, match := range addLine.FindAllSubmatch(continuation.ReplaceAll(dockerfile, []byte{0}), -1) {
+		if remote(strings.Fields(strings.ReplaceAll(string(match[1]), "\x00", ""))) {
+			return true
 		}
 	}
-	text := strings.ToLower(sources.String())
-	return strings.ContainsAny(text, `:@$\\`) || strings.Contains(text, "github.com/")
+	return false
+}
+
+// remote says whether the words of an ADD may name something to fetch: a URL, a
+// repository, or what a variable holds. The last of them is the destination,
+// unless the list is one of JSON.
+func remote(words []string) bool {
+	for len(words) > 0 && strings.HasPrefix(words[0], "--") {
+		words = words[1:]
+	}
+	if len(words) > 0 && !strings.HasPrefix(words[0], "[") {
+		words = words[:len(words)-1]
+	}
+	text := strings.ToLower(strings.Join(words, ""))
+	return strings.ContainsAny(text, `:@$\`) || strings.Contains(text, "github.com/")
 }

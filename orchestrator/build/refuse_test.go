@@ -41,6 +41,16 @@ ADD ["http\u003a//a/b", "/x"]`, "dockerfile-add-remote"},
 		{"ADD a repository", "FROM a\nADD git@example.com:a/b.git /x\n", "dockerfile-add-remote"},
 		{"ADD it without a scheme", "FROM a\nADD github.com/a/b /x\n", "dockerfile-add-remote"},
 		{"ADD it later", "FROM a AS b\nONBUILD ADD http://a/b /x\nFROM b\n", "dockerfile-add-remote"},
+		{"ADD it in a name of two lines", "FROM a\nAD\\\nD http://a/b /x\n", "dockerfile-add-remote"},
+		{"ADD it after an empty line", "FROM a\nADD \\\n\nhttp://a/b /x\n", "dockerfile-add-remote"},
+		{"ADD it where old builders have no here-document", "FROM a\nRUN : <<EOF\nADD http://a/b /x\nEOF\n", "dockerfile-add-remote"},
+		{"ADD it after a shift", "FROM a\nRUN echo $((1<<2))\nADD http://a/b /x\n", "dockerfile-add-remote"},
+		{"ADD it after another blank", "FROM a\n\u00a0ADD\fhttp://a/b /x\n", "dockerfile-add-remote"},
+		{"ADD it after a comment that goes on", "FROM a\n# x \\\nADD http://a/b /x\n", "dockerfile-add-remote"},
+		{"ADD it after two escapes", "FROM a\nRUN x \\\\\nADD http://a/b /x\n", "dockerfile-add-remote"},
+		{"ADD it after an escape that is none", "# foo=1\n# escape=`\nFROM a\nAD\\\nD http://a/b /x\n", "dockerfile-add-remote"},
+		{"RUN what begins with add", "FROM a\nRUN x && \\\n  add-apt-repository ppa:a/b -y\n", ""},
+		{"ADD in two lines", "FROM a\nADD a b \\\n  /c/\n", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := build.Refuse("Dockerfile", []byte(tt.text))
