@@ -72,14 +72,14 @@ func (b *Builder) Build(ctx context.Context, request orchestrator.BuildRequest) 
 }
 
 func (b *Builder) enter() {
+	w := &watch{places: places(b.root), limits: b.limits, logger: b.logger}
+	w.begin()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.inside++; b.inside > 1 {
-		return
+		return // the first one's watch sees to all
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watch{places: places(b.root), limits: b.limits, logger: b.logger}
-	w.begin()
 	ended := make(chan struct{})
 	b.cancel, b.ended = cancel, ended
 	go func() {
@@ -90,12 +90,13 @@ func (b *Builder) enter() {
 
 func (b *Builder) leave() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.inside--; b.inside > 0 {
-		return
+	b.inside--
+	last, cancel, ended := b.inside == 0, b.cancel, b.ended
+	b.mu.Unlock()
+	if last {
+		cancel()
+		<-ended
 	}
-	b.cancel()
-	<-b.ended
 }
 
 // watch looks after the steps of builds. It belongs to one goroutine.
@@ -141,10 +142,17 @@ func (w *watch) look(now time.Time) {
 				w.steps[path] = s
 				w.confine(s)
 			}
-			if s != nil && w.isBomb(s, now) {
-				w.logger.Warn("a step of a build is ended: it uses more than it may", "cgroup", path, "limits", w.limits)
-				s.kill()
+			if s == nil {
+				continue
 			}
+			told := known && s.bomb
+			if !w.isBomb(s, now) {
+				continue
+			}
+			if !told {
+				w.logger.Warn("a step of a build is ended: it uses more than it may", "cgroup", path, "limits", w.limits)
+			}
+			s.kill() // again until none is left
 		}
 	}
 	for path := range w.steps {
