@@ -28,7 +28,7 @@ const (
 	KindCell     = "cell"
 	KindImage    = "image"
 	KindBase     = "base"
-	KindEntry    = "entry" // a volume, and what fills it
+	KindEntry    = "entry" // a volume, and containers that files are copied into or out of
 	KindRules    = "rules" // the helper that walls instances off, and its image
 )
 

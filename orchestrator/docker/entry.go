@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path"
@@ -79,12 +80,17 @@ func (c *Client) entry(ctx context.Context, image string) (string, error) {
 	return name, nil
 }
 
+// entryLabels are those of the volume, and of containers that only files are
+// copied into or out of: else they had those of their image.
+func (c *Client) entryLabels() map[string]string {
+	labels := map[string]string{orchestrator.LabelKind: orchestrator.KindEntry}
+	maps.Copy(labels, c.options.Labels)
+	return labels
+}
+
 // fill makes the volume and puts the program into it, unless it is there whole.
 func (c *Client) fill(ctx context.Context, name, image string, size int64) (err error) {
-	labels := map[string]string{orchestrator.LabelKind: orchestrator.KindEntry}
-	for label, value := range c.options.Labels {
-		labels[label] = value
-	}
+	labels := c.entryLabels()
 	made, err := c.api.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels})
 	if err == nil && made.Labels[orchestrator.LabelKind] == "" {
 		// A start made it anew when it had been removed, and nobody would clean it up.

@@ -110,7 +110,7 @@ func (c *Client) CopyFrom(ctx context.Context, ref, path string) (io.ReadCloser,
 	createCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	created, err := c.api.ContainerCreate(createCtx, &container.Config{
-		Image: ref, Labels: c.options.Labels, Cmd: []string{"never-started"},
+		Image: ref, Labels: c.entryLabels(), Cmd: []string{"never-started"},
 	}, &container.HostConfig{NetworkMode: "none"}, nil, nil, "")
 	if err != nil {
 		return nil, imageError(translate(ctx, "read "+path+" of "+ref, err), ref)
