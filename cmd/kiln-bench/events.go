@@ -295,8 +295,11 @@ func eventIdle(ctx context.Context, p plan, g *gateway, e *Events) error {
 func eventCrashes(ctx context.Context, p plan, g *gateway, e *Events) error {
 	var next, acknowledged atomic.Int64
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var wait sync.WaitGroup
+	defer func() {
+		cancel()
+		wait.Wait()
+	}()
 	for range eventCallers {
 		wait.Go(func() {
 			c := caller{target: target{addr: g.addr}}

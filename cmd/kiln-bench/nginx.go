@@ -93,7 +93,7 @@ func startNginx(dir string, functions map[string]upstream) (*nginx, error) {
 		user = "user root;\n" // as another one, workers could not write into the benchmark's folder
 	}
 	config := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, addr, &upstreams, &locations, user), 0o644); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, addr, &upstreams, &locations, user), 0o600); err != nil { // it holds instances' tokens
 		return nil, err
 	}
 	cmd := exec.Command(binary, "-c", config, "-p", dir, "-g", "daemon off;")
