@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -40,16 +41,23 @@ func cpuTime(pids []int) (total time.Duration) {
 	return total
 }
 
-// family returns a process, its children, theirs and so on.
+// family returns a process, its children, theirs and so on. The kernel lists
+// children by the thread that made them.
 func family(pid int) []int {
 	pids := []int{pid}
-	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
 		return pids
 	}
-	for field := range strings.FieldsSeq(string(list)) {
-		if child, err := strconv.Atoi(field); err == nil {
-			pids = append(pids, family(child)...)
+	for _, list := range lists {
+		children, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for field := range strings.FieldsSeq(string(children)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, family(child)...)
+			}
 		}
 	}
 	return pids
