@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Configure changes a function's settings. Settings that the gateway applies by
@@ -179,15 +180,41 @@ func (s *Service) clear(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("list what is left of %s: %w", name, err)
 	}
+	patience := time.Now().Add(imagePatience)
 	var failures []error
 	for _, r := range revisions {
 		if err := s.Store.DeleteRevision(ctx, name, r.ID); err != nil {
 			failures = append(failures, fmt.Errorf("remove revision %s of %s: %w", r.ID, name, err))
 			continue
 		}
-		if err := s.Images.RemoveImage(ctx, r.Image); err != nil {
+		if err := s.removeImage(ctx, r.Image, patience); err != nil {
 			s.Logger.Warn("image left to the reconciler", "image", r.Image, "error", err)
 		}
 	}
 	return errors.Join(failures...)
+}
+
+const (
+	// imagePatience is how long a removal waits for the containers of its images.
+	// A busy engine takes seconds to let go of one whose start was abandoned.
+	imagePatience = 20 * time.Second
+	// imagePause is between two looks.
+	imagePause = 200 * time.Millisecond
+)
+
+// removeImage removes an image as soon as no container uses it, until the time
+// given has passed. The function's lane is held meanwhile: a deploy of the same
+// code would make an image of the same name.
+func (s *Service) removeImage(ctx context.Context, ref string, until time.Time) error {
+	for {
+		err := s.Images.RemoveImage(ctx, ref)
+		if !errors.Is(err, ErrConflict) || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(imagePause):
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/storetest"
@@ -114,6 +115,7 @@ type images struct {
 	rest // not used
 	mu   sync.Mutex
 	refs map[string]bool // guarded by mu
+	busy time.Time       // until then containers use them; guarded by mu
 }
 
 func (i *images) add(ref string) {
@@ -134,6 +136,9 @@ func (i *images) Image(_ context.Context, ref string) (orchestrator.Image, error
 func (i *images) RemoveImage(_ context.Context, ref string) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if time.Now().Before(i.busy) {
+		return orchestrator.Errorf(orchestrator.ErrConflict, "engine-conflict", "the image %s is in use", ref)
+	}
 	delete(i.refs, ref)
 	return nil
 }
@@ -340,6 +345,27 @@ func TestRemoveInterruptsADeploy(t *testing.T) {
 			t.Errorf("images are left: %v", b.images.refs)
 		}
 	})
+}
+
+// TestRemoveWaitsForContainers removes a function while a start that was
+// abandoned still holds its image.
+func TestRemoveWaitsForContainers(t *testing.T) {
+	for _, c := range []struct {
+		busy time.Duration
+		left int
+	}{{5 * time.Second, 0}, {time.Minute, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := open(t, newStore(t))
+			b.mustDeploy(t, spec("hello"), "sha256:a")
+			b.images.busy = time.Now().Add(c.busy)
+			if err := b.Remove(t.Context(), "hello"); err != nil {
+				t.Fatal(err)
+			}
+			if len(b.images.refs) != c.left {
+				t.Errorf("in use for %s more: images left %v, want %d", c.busy, b.images.refs, c.left)
+			}
+		})
+	}
 }
 
 func TestConfigureInPlaceOrAsRevision(t *testing.T) {

@@ -290,7 +290,7 @@ func noLeftovers(ts *testscript.TestScript, _ bool, _ []string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+			ts.Fatalf("left behind:\n%s\nthe gateway's log:\n%s", strings.Join(left, "\n"), w.gateway.logTail())
 		}
 	}
 }
