@@ -6,8 +6,9 @@
 // Launcher is a pool.Launcher around the one on images. For each template that
 // is in use it keeps a few cells waiting, made in the background behind every
 // start that a caller waits for. A caller's start takes a cell when the release
-// can be loaded (Wake says so, and why not), goes on to another when the cell
-// turns out dead, and falls back to the image within the same request.
+// can be loaded (Wake says so, and why not), or waits for the next that is being
+// made, goes on to another when the cell turns out dead, and falls back to the
+// image within the same request.
 //
 // A cell's life: starting -> waiting -> loading -> an instance of a pool; or
 // ended from any of them.

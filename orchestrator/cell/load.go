@@ -68,6 +68,9 @@ func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched,
 		}
 		l.config.Logger.Warn("load a cell", "function", order.Release.Spec.Name, "template", order.Release.Template.Name, "container_id", c.id, "error", err)
 	}
+	if ctx.Err() != nil { // while it waited for a cell
+		return pool.Launched{}, ctx.Err()
+	}
 	return l.config.Next.Launch(ctx, order)
 }
 
@@ -77,34 +80,6 @@ func (l *Launcher) countCold(template orchestrator.Template) {
 	defer l.mu.Unlock()
 	l.stock(template).cold(time.Now(), 2*l.config.Max)
 	poke(l.kick)
-}
-
-// claim takes a cell to load; nil if none waits. The context ends with the cell.
-func (l *Launcher) claim(ctx context.Context, template orchestrator.Template) (*cell, context.Context) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c := l.stock(template).take()
-	if c == nil {
-		return nil, nil
-	}
-	poke(l.kick)
-	loadCtx, cancel := context.WithCancelCause(ctx)
-	c.state, c.died = loading, cancel
-	return c, loadCtx
-}
-
-// settle lets go of a cell that was loaded, which is an instance now and whose
-// memory its pool has reserved, and ends one that was not.
-func (l *Launcher) settle(c *cell, loaded bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c.died(nil)
-	if !loaded {
-		l.end(c)
-		return
-	}
-	delete(l.cells, c.id)
-	c.reservation.Release()
 }
 
 // load makes a cell an instance. The limits change beside the load, not before

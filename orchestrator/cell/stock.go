@@ -29,10 +29,13 @@ type stock struct {
 	image    string  // empty until it has been made
 	waiting  []*cell // oldest first
 	starting int
+	begun    int  // of those starting: the engine is at it
 	making   bool // the image is being made
 	failures int
 	retryAt  time.Time
 	colds    []time.Time // cold starts in the window, oldest first; at most twice the maximum
+	// claimants wait for those begun, longest first; never more than those.
+	claimants []*claimant
 }
 
 // stock returns a template's stock; mu is held.

@@ -138,10 +138,20 @@ func (l *Launcher) makeCell(s *stock) {
 	l.work.Add(1)
 	go func() {
 		defer l.work.Done()
-		c, err := l.start(s.template, image)
+		began := false
+		c, err := l.start(s.template, image, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			s.begun++
+			began = true
+		})
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		defer s.release()
 		s.starting--
+		if began {
+			s.begun--
+		}
 		switch {
 		case err != nil:
 			if l.ctx.Err() != nil {
@@ -158,13 +168,14 @@ func (l *Launcher) makeCell(s *stock) {
 				return
 			}
 			s.failures = 0
-			s.waiting = append(s.waiting, c)
+			s.put(c)
 		}
 	}()
 }
 
-// start brings a cell up. Nothing is left behind when it fails.
-func (l *Launcher) start(template orchestrator.Template, image string) (*cell, error) {
+// start brings a cell up; began is called once the engine is at it. Nothing is
+// left behind when it fails.
+func (l *Launcher) start(template orchestrator.Template, image string, began func()) (*cell, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, makeTimeout)
 	defer cancel()
 	turn := "cell of " + template.Name
@@ -176,7 +187,7 @@ func (l *Launcher) start(template orchestrator.Template, image string) (*cell, e
 	config := l.container(template, image, token)
 	calls := l.config.Key.Mark(&config)
 	id, addr, err := l.config.Next.Bring(ctx, launch.Request{
-		Config: config, For: turn, Priority: capacity.Background, Asks: true,
+		Config: config, For: turn, Priority: capacity.Background, Asks: true, Began: began,
 	})
 	if err != nil {
 		reservation.Release()

@@ -156,6 +156,8 @@ type Request struct {
 	For      string // what it is an instance of, for messages and for turns
 	Priority capacity.Priority
 	Asks     bool // GET /_kiln/ready tells readiness; else the port accepting does
+	// Began is called, if set, once the start has its turn and the engine is at it.
+	Began func()
 }
 
 // Bring runs a container and returns its id and address once it is ready. Errors
@@ -195,6 +197,9 @@ func (l *Launcher) run(ctx context.Context, request Request) (orchestrator.Conta
 	l.running++
 	l.inHand[request.Config.Name] = &watch{}
 	l.mu.Unlock()
+	if request.Began != nil {
+		request.Began()
+	}
 	container, err := l.create(ctx, request.Config)
 	// Only the engine's part counts as a start: that is what it does few of at
 	// one time. How long the function then takes to be ready is its own matter.
