@@ -21,12 +21,15 @@ type Cold struct {
 
 // ColdRow is one language woken one way, again and again.
 type ColdRow struct {
-	Template string  `json:"template"`
-	Way      string  `json:"way"` // docker-run, image, cell, frozen-cgroup, frozen-engine
-	Samples  int     `json:"samples"`
-	P50      float64 `json:"p50_ms"`
-	P99      float64 `json:"p99_ms"`
-	Max      float64 `json:"max_ms"`
+	Template string `json:"template"`
+	Way      string `json:"way"` // docker-run, image, cell, frozen-cgroup, frozen-engine, unpause
+	Samples  int    `json:"samples"`
+	// Others came from somewhere else, such as the image when no cell waited, and
+	// are in the figures all the same.
+	Others int     `json:"others"`
+	P50    float64 `json:"p50_ms"`
+	P99    float64 `json:"p99_ms"`
+	Max    float64 `json:"max_ms"`
 }
 
 // BurstRow is as many distinct functions called at once, all from zero.
@@ -57,7 +60,7 @@ func runCold(ctx context.Context, p plan, engine *docker.Client, dir string) (c 
 	}
 	for _, freezer := range []string{"cgroup", "engine"} {
 		p.say("frozen instances, freezer: " + freezer)
-		if err := frozenWay(ctx, p, dir, freezer, &c); err != nil {
+		if err := frozenWay(ctx, p, engine, dir, freezer, &c); err != nil {
 			return c, err
 		}
 	}
@@ -82,6 +85,7 @@ func coldWay(ctx context.Context, p plan, engine *docker.Client, dir, way, cells
 			return err
 		}
 		var kiln, plain []time.Duration
+		others := 0
 		for range p.colds {
 			if err := g.waitState(ctx, name, "at zero", atZero); err != nil {
 				return err
@@ -91,13 +95,22 @@ func coldWay(ctx context.Context, p plan, engine *docker.Client, dir, way, cells
 				return fmt.Errorf("cold call of %s: %w", name, err)
 			}
 			kiln = append(kiln, took)
+			origin, err := g.origin(ctx, name)
+			if err != nil {
+				return err
+			}
+			if origin != way {
+				others++
+			}
 			took, err = dockerRun(ctx, engine, config)
 			if err != nil {
 				return fmt.Errorf("docker run of %s: %w", name, err)
 			}
 			plain = append(plain, took)
 		}
-		c.Single = append(c.Single, coldRow(template, way, kiln), coldRow(template, "docker-run ("+way+" turn)", plain))
+		row := coldRow(template, way, kiln)
+		row.Others = others
+		c.Single = append(c.Single, row, coldRow(template, "docker-run ("+way+" turn)", plain))
 	}
 	for _, n := range p.bursts {
 		row, err := burst(ctx, g, engine, n, way)
@@ -251,8 +264,9 @@ func atOnce(n int, f func(int) (time.Duration, error)) ([]time.Duration, []error
 	return took, errs
 }
 
-// frozenWay measures calls of a function whose instance is frozen.
-func frozenWay(ctx context.Context, p plan, dir, freezer string, c *Cold) (err error) {
+// frozenWay measures calls of a function whose instance is frozen; with the
+// engine's freezer also, in turns, how long the engine alone needs to thaw.
+func frozenWay(ctx context.Context, p plan, engine *docker.Client, dir, freezer string, c *Cold) (err error) {
 	g, err := startGateway(ctx, dir, "frozen-"+freezer, "KILN_FREEZER="+freezer, "KILN_CELLS=0")
 	if err != nil {
 		return err
@@ -263,7 +277,15 @@ func frozenWay(ctx context.Context, p plan, dir, freezer string, c *Cold) (err e
 		if err := g.deploy(ctx, name, template, frozenSpec); err != nil {
 			return err
 		}
-		var took []time.Duration
+		thaw := func() (time.Duration, error) { return 0, nil }
+		if freezer == "engine" {
+			var end func()
+			if thaw, end, err = thawing(ctx, g, engine, name); err != nil {
+				return err
+			}
+			defer end()
+		}
+		var took, plain []time.Duration
 		for range p.colds {
 			if err := g.waitState(ctx, name, "frozen", frozen); err != nil {
 				return err
@@ -272,9 +294,39 @@ func frozenWay(ctx context.Context, p plan, dir, freezer string, c *Cold) (err e
 			if err != nil {
 				return err
 			}
-			took = append(took, d)
+			alone, err := thaw()
+			if err != nil {
+				return err
+			}
+			took, plain = append(took, d), append(plain, alone)
 		}
 		c.Single = append(c.Single, coldRow(template, "frozen-"+freezer, took))
+		if freezer == "engine" {
+			c.Single = append(c.Single, coldRow(template, "unpause", plain))
+		}
 	}
 	return nil
+}
+
+// thawing runs a container like a function's and returns what freezes it and
+// measures the engine's thaw, and what ends it.
+func thawing(ctx context.Context, g *gateway, engine *docker.Client, name string) (thaw func() (time.Duration, error), end func(), err error) {
+	config, err := likeInstance(ctx, g, engine, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	config.Name = fmt.Sprintf("kiln-bench-%d", time.Now().UnixNano())
+	container, err := engine.Run(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	thaw = func() (time.Duration, error) {
+		if err := engine.Freeze(ctx, container.ID); err != nil {
+			return 0, err
+		}
+		start := time.Now()
+		err := engine.Thaw(ctx, container.ID)
+		return time.Since(start), err
+	}
+	return thaw, func() { engine.Stop(context.WithoutCancel(ctx), container.ID, time.Second) }, nil
 }

@@ -84,6 +84,7 @@ func main() {
 	quick := flag.Bool("quick", false, "a short run")
 	only := flag.String("only", strings.Join(sections, ","), "sections to run")
 	out := flag.String("out", filepath.Join(".kiln", "bench"), "folder for bench.json and bench.html")
+	keep := flag.Bool("keep", false, "keep what the last run left in -out of the sections that this one does not measure")
 	tables := flag.String("markdown", "", "print the tables of this bench.json, for docs/performance.md, and measure nothing")
 	flag.Parse()
 	if *tables != "" {
@@ -101,13 +102,13 @@ func main() {
 	}
 	start := time.Now()
 	p.say = func(text string) { fmt.Fprintf(os.Stderr, "%6.1fs  %s\n", time.Since(start).Seconds(), text) }
-	if err := run(ctx, p, strings.Split(*only, ","), *out); err != nil {
+	if err := run(ctx, p, strings.Split(*only, ","), *out, *keep); err != nil {
 		fmt.Fprintln(os.Stderr, "kiln-bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, p plan, only []string, out string) error {
+func run(ctx context.Context, p plan, only []string, out string, keep bool) error {
 	for _, section := range only {
 		if all := slices.Concat(sections, extra); !slices.Contains(all, section) {
 			return fmt.Errorf("-only: there is no section %q; there are %s", section, strings.Join(all, ", "))
@@ -125,7 +126,16 @@ func run(ctx context.Context, p plan, only []string, out string) error {
 	if err != nil {
 		return err
 	}
-	report := Report{Machine: describeMachine(ctx, engine), Started: time.Now().UTC().Truncate(time.Second)}
+	var report Report
+	if keep {
+		if report, err = readReport(filepath.Join(out, reportFile)); err != nil {
+			return err
+		}
+	}
+	report.Machine, report.Started = describeMachine(ctx, engine), now()
+	if report.Measured == nil {
+		report.Measured = map[string]time.Time{}
+	}
 	// What was measured before a failure or an interrupt is kept.
 	failure := measure(ctx, p, only, engine, dir, &report)
 	report.Ratios = ratios(report)
@@ -133,66 +143,40 @@ func run(ctx context.Context, p plan, only []string, out string) error {
 		return err
 	}
 	report.print(os.Stdout)
-	fmt.Printf("\nwritten: %s and %s\n", filepath.Join(out, "bench.json"), filepath.Join(out, "bench.html"))
+	fmt.Printf("\nwritten: %s and %s\n", filepath.Join(out, reportFile), filepath.Join(out, "bench.html"))
 	if failure != nil {
 		return fmt.Errorf("%w; logs in %s", failure, dir)
 	}
 	return os.RemoveAll(dir)
 }
 
-// measure fills in the sections of a report.
+func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
+
+// measure fills in the sections of a report, and what was measured of one that
+// fails.
 func measure(ctx context.Context, p plan, only []string, engine *docker.Client, dir string, report *Report) error {
-	if slices.Contains(only, "warm") {
-		warm, err := runWarm(ctx, p, engine, dir)
-		report.Warm = &warm
-		if err != nil {
-			return fmt.Errorf("warm: %w", err)
-		}
+	run := map[string]func() error{
+		"warm":   func() (err error) { report.Warm, err = pointer(runWarm(ctx, p, engine, dir)); return },
+		"cold":   func() (err error) { report.Cold, err = pointer(runCold(ctx, p, engine, dir)); return },
+		"deploy": func() (err error) { report.Deploys, err = runDeploys(ctx, p, dir); return },
+		"memory": func() (err error) { report.Memory, err = pointer(runMemory(ctx, p, engine, dir)); return },
+		"soak":   func() (err error) { report.Soak, err = pointer(runSoak(ctx, p, dir)); return },
+		"events": func() (err error) { report.Events, err = pointer(runEvents(ctx, p, dir)); return },
+		"sim":    func() (err error) { report.Sim, err = pointer(runSim(ctx, p)); return },
 	}
-	if slices.Contains(only, "cold") {
-		cold, err := runCold(ctx, p, engine, dir)
-		report.Cold = &cold
-		if err != nil {
-			return fmt.Errorf("cold: %w", err)
+	for _, section := range slices.Concat(sections, extra) {
+		if !slices.Contains(only, section) {
+			continue
 		}
-	}
-	if slices.Contains(only, "deploy") {
-		deploys, err := runDeploys(ctx, p, dir)
-		if err != nil {
-			return fmt.Errorf("deploy: %w", err)
+		report.Measured[section] = now()
+		if err := run[section](); err != nil {
+			return fmt.Errorf("%s: %w", section, err)
 		}
-		report.Deploys = deploys
-	}
-	if slices.Contains(only, "memory") {
-		memory, err := runMemory(ctx, p, engine, dir)
-		if err != nil {
-			return fmt.Errorf("memory: %w", err)
-		}
-		report.Memory = &memory
-	}
-	if slices.Contains(only, "soak") {
-		soak, err := runSoak(ctx, p, dir)
-		if err != nil {
-			return fmt.Errorf("soak: %w", err)
-		}
-		report.Soak = &soak
-	}
-	if slices.Contains(only, "events") {
-		events, err := runEvents(ctx, p, dir)
-		report.Events = &events
-		if err != nil {
-			return fmt.Errorf("events: %w", err)
-		}
-	}
-	if slices.Contains(only, "sim") {
-		sim, err := runSim(ctx, p)
-		if err != nil {
-			return fmt.Errorf("sim: %w", err)
-		}
-		report.Sim = &sim
 	}
 	return nil
 }
+
+func pointer[T any](v T, err error) (*T, error) { return &v, err }
 
 func joinErr(err, other error) error {
 	if other == nil {

@@ -5,21 +5,41 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 )
 
 // printMarkdown writes the tables of an earlier run, whose JSON is in file, as
 // docs/performance.md has them.
 func printMarkdown(w io.Writer, file string) error {
-	data, err := os.ReadFile(file)
+	r, err := readReport(file)
 	if err != nil {
 		return err
 	}
-	var r Report
-	if err := json.Unmarshal(data, &r); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
 	return r.markdown(w)
+}
+
+// readReport reads the JSON that a run left.
+func readReport(file string) (r Report, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
+}
+
+// begun tells when the sections were, in their order.
+func (r Report) begun() string {
+	var list []string
+	for _, section := range slices.Concat(sections, extra) {
+		if at, ok := r.Measured[section]; ok {
+			list = append(list, section+" "+at.Format("15:04"))
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 // markdown writes a report's tables.
@@ -27,6 +47,9 @@ func (r Report) markdown(w io.Writer) error {
 	var b strings.Builder
 	m := r.Machine
 	fmt.Fprintf(&b, "%s. %s, %d cores, kernel %s, %s, %s, %s.\n", r.Started.Format("2006-01-02 15:04 MST"), m.CPU, m.Cores, m.Kernel, m.Engine, m.Nginx, m.Go)
+	if len(r.Measured) > 0 {
+		b.WriteString("Sections were begun at: " + r.begun() + ".\n")
+	}
 	t := table(&b, "Targets", "figure", "value", "target", "")
 	for _, ratio := range r.Ratios {
 		verdict := "reached"
@@ -86,9 +109,9 @@ func (w Warm) markdown(b *strings.Builder) {
 }
 
 func (c Cold) markdown(b *strings.Builder) {
-	t := table(b, "Cold, first answer", "template", "way", "samples", "p50 ms", "p99", "max")
+	t := table(b, "Cold, first answer", "template", "way", "samples", "of them another way", "p50 ms", "p99", "max")
 	for _, row := range c.Single {
-		t.row(row.Template, row.Way, row.Samples, tenth(row.P50), tenth(row.P99), tenth(row.Max))
+		t.row(row.Template, row.Way, row.Samples, row.Others, tenth(row.P50), tenth(row.P99), tenth(row.Max))
 	}
 	t = table(b, "Bursts of distinct functions from zero", "functions", "way", "p50 ms", "last", "the engine alone", "failed")
 	for _, row := range c.Bursts {

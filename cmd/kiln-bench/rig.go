@@ -257,6 +257,18 @@ func (g *gateway) waitState(ctx context.Context, name, what string, want func(or
 	})
 }
 
+// origin returns where a function's one instance came from.
+func (g *gateway) origin(ctx context.Context, name string) (string, error) {
+	status, err := g.client.Instances(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	if len(status.Instances) != 1 {
+		return "", fmt.Errorf("%s has %d instances after a call", name, len(status.Instances))
+	}
+	return status.Instances[0].Origin, nil
+}
+
 func atZero(s orchestrator.FunctionStatus) bool { return len(s.Instances) == 0 }
 func frozen(s orchestrator.FunctionStatus) bool { return s.Frozen == 1 && len(s.Instances) == 1 }
 
