@@ -17,12 +17,13 @@ const (
 	refusalsAtOnce    = 60
 )
 
-// record writes down who did what: every call that changes something, and those
-// that were refused.
+// record writes down who did what: every control call that changes something,
+// and those that were refused. Calls of functions and events are no control calls:
+// thousands a second of them would push the others out of the log.
 func (s *Server) record(w *answer, r *http.Request, route route, id string, start time.Time, err error) {
 	refused := errors.Is(err, orchestrator.ErrDenied)
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead || route.path == ""
-	if s.Audit == nil || reads && !refused || refused && !s.refusals.Allow() {
+	if s.Audit == nil || (reads || route.needs == needNothing) && !refused || refused && !s.refusals.Allow() {
 		return
 	}
 	caller := callerOf(r)

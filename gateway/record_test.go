@@ -10,6 +10,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/audit"
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/events"
 )
 
 // TestChangesAreRecorded: who, what, outcome; and nothing that was sent.
@@ -43,6 +44,18 @@ func TestChangesAreRecorded(t *testing.T) {
 		if r.RequestID == "" || r.Time.IsZero() || r.Peer != "192.0.2.1" || (r.TokenID == "") != (r.TokenName == "") {
 			t.Errorf("record %+v lacks who or when", r)
 		}
+	}
+}
+
+// TestCallsAreNotRecorded: events and calls would push out what others did.
+func TestCallsAreNotRecorded(t *testing.T) {
+	f := newAsync(t, events.Config{}, "a")
+	var records []audit.Record
+	f.Audit = func(r audit.Record) { records = append(records, r) }
+	f.call(t, "POST", "/async/a", "x").invocation(t, 202)
+	f.call(t, "DELETE", "/v1/functions/a/dead-letters", "")
+	if len(records) != 1 || records[0].Action != "DELETE /v1/functions/{name}/dead-letters" {
+		t.Errorf("records of a call and a change: %+v", records)
 	}
 }
 
