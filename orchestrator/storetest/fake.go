@@ -20,18 +20,12 @@ import (
 // Fake is a Store in memory. It keeps values as JSON, as real ones do, so that
 // a field that is not written is not read either.
 type Fake struct {
-	owner string
+	owner     string
+	functions *records[string, orchestrator.Function] // by name
 
 	mu        sync.Mutex
-	sequence  uint64               // guarded by mu: version given last
-	functions map[string]stored    // guarded by mu
 	revisions map[[2]string][]byte // guarded by mu: by function and id
 	archives  map[string][]byte    // guarded by mu
-}
-
-type stored struct {
-	value   []byte
-	version uint64
 }
 
 var _ orchestrator.Store = (*Fake)(nil)
@@ -40,7 +34,7 @@ var _ orchestrator.Store = (*Fake)(nil)
 func NewFake() *Fake {
 	return &Fake{
 		owner:     uuid.NewString(),
-		functions: map[string]stored{},
+		functions: newRecords("function", strings.Compare, func(f *orchestrator.Function) *uint64 { return &f.Version }),
 		revisions: map[[2]string][]byte{},
 		archives:  map[string][]byte{},
 	}
@@ -55,80 +49,39 @@ func ended(ctx context.Context) error {
 
 // Function implements orchestrator.Store.
 func (s *Fake) Function(ctx context.Context, name string) (orchestrator.Function, error) {
-	if err := ended(ctx); err != nil {
-		return orchestrator.Function{}, err
+	f, ok, err := s.functions.get(ctx, name)
+	if err == nil && !ok {
+		err = noFunction(name)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.functionLocked(name)
+	return f, err
 }
 
-func (s *Fake) functionLocked(name string) (f orchestrator.Function, err error) {
-	got, ok := s.functions[name]
-	if !ok {
-		return f, orchestrator.Errorf(orchestrator.ErrNotFound, "function-not-found", "there is no function %q", name)
-	}
-	if err := json.Unmarshal(got.value, &f); err != nil {
-		return f, fmt.Errorf("decode function %s: %w", name, err)
-	}
-	f.Version = got.version
-	return f, nil
+func noFunction(name string) error {
+	return orchestrator.Errorf(orchestrator.ErrNotFound, "function-not-found", "there is no function %q", name)
 }
 
 // Functions implements orchestrator.Store.
 func (s *Fake) Functions(ctx context.Context) ([]orchestrator.Function, error) {
-	if err := ended(ctx); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]orchestrator.Function, 0, len(s.functions))
-	for _, name := range slices.Sorted(maps.Keys(s.functions)) {
-		f, err := s.functionLocked(name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, f)
-	}
-	return all, nil
+	return s.functions.list(ctx)
 }
 
 // PutFunction implements orchestrator.Store.
 func (s *Fake) PutFunction(ctx context.Context, f orchestrator.Function) (orchestrator.Function, error) {
-	if err := ended(ctx); err != nil {
-		return orchestrator.Function{}, err
-	}
-	value, err := json.Marshal(f)
-	if err != nil {
-		return orchestrator.Function{}, orchestrator.Errorf(orchestrator.ErrInvalid, "function-invalid", "encode function %s: %w", f.Name, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.functions[f.Name].version != f.Version {
-		return orchestrator.Function{}, orchestrator.Errorf(orchestrator.ErrConflict, "function-changed", "function %s was changed meanwhile", f.Name)
-	}
-	s.sequence++
-	f.Version = s.sequence
-	s.functions[f.Name] = stored{value: value, version: f.Version}
-	return f, nil
+	return s.functions.put(ctx, f.Name, f)
 }
 
 // DeleteFunction implements orchestrator.Store.
 func (s *Fake) DeleteFunction(ctx context.Context, name string, version uint64) error {
-	if err := ended(ctx); err != nil {
-		return err
+	ok, err := s.functions.remove(ctx, name, func(there uint64) error {
+		if there != version {
+			return s.functions.changed(name)
+		}
+		return nil
+	})
+	if err == nil && !ok {
+		err = noFunction(name)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	got, ok := s.functions[name]
-	if !ok {
-		return orchestrator.Errorf(orchestrator.ErrNotFound, "function-not-found", "there is no function %q", name)
-	}
-	if got.version != version {
-		return orchestrator.Errorf(orchestrator.ErrConflict, "function-changed", "function %s was changed meanwhile", name)
-	}
-	delete(s.functions, name)
-	return nil
+	return err
 }
 
 // Revision implements orchestrator.Store.

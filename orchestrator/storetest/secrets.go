@@ -3,8 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,17 +15,17 @@ import (
 
 // FakeSecrets is a SecretStore in memory.
 type FakeSecrets struct {
-	mu       sync.Mutex
-	sequence uint64                         // guarded by mu
-	secrets  map[string]orchestrator.Secret // guarded by mu
-	fail     error                          // guarded by mu; what writes return
+	secrets *records[string, orchestrator.Secret] // by name
+
+	mu   sync.Mutex
+	fail error // guarded by mu; what writes return
 }
 
 var _ orchestrator.SecretStore = (*FakeSecrets)(nil)
 
 // NewFakeSecrets returns an empty SecretStore.
 func NewFakeSecrets() *FakeSecrets {
-	return &FakeSecrets{secrets: map[string]orchestrator.Secret{}}
+	return &FakeSecrets{secrets: newRecords("secret", strings.Compare, func(s *orchestrator.Secret) *uint64 { return &s.Version })}
 }
 
 // Fail makes every later write return err; nil ends it.
@@ -36,59 +35,35 @@ func (s *FakeSecrets) Fail(err error) {
 	s.fail = err
 }
 
-func copied(secret orchestrator.Secret) orchestrator.Secret {
-	secret.Functions, secret.Sealed = slices.Clone(secret.Functions), slices.Clone(secret.Sealed)
-	return secret
+func (s *FakeSecrets) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fail
 }
 
 // Secrets implements orchestrator.SecretStore.
 func (s *FakeSecrets) Secrets(ctx context.Context) ([]orchestrator.Secret, error) {
-	if err := ended(ctx); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]orchestrator.Secret, 0, len(s.secrets))
-	for _, name := range slices.Sorted(maps.Keys(s.secrets)) {
-		all = append(all, copied(s.secrets[name]))
-	}
-	return all, nil
+	return s.secrets.list(ctx)
 }
 
 // PutSecret implements orchestrator.SecretStore.
 func (s *FakeSecrets) PutSecret(ctx context.Context, secret orchestrator.Secret) (orchestrator.Secret, error) {
-	if err := ended(ctx); err != nil {
+	if err := s.failure(); err != nil {
 		return orchestrator.Secret{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.fail != nil:
-		return orchestrator.Secret{}, s.fail
-	case s.secrets[secret.Name].Version != secret.Version:
-		return orchestrator.Secret{}, orchestrator.Errorf(orchestrator.ErrConflict, "secret-changed", "the secret %s was changed meanwhile", secret.Name)
-	}
-	s.sequence++
-	secret.Version = s.sequence
-	s.secrets[secret.Name] = copied(secret)
-	return secret, nil
+	return s.secrets.put(ctx, secret.Name, secret)
 }
 
 // DeleteSecret implements orchestrator.SecretStore.
 func (s *FakeSecrets) DeleteSecret(ctx context.Context, name string) error {
-	if err := ended(ctx); err != nil {
+	if err := s.failure(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fail != nil {
-		return s.fail
+	ok, err := s.secrets.remove(ctx, name, whatever)
+	if err == nil && !ok {
+		err = orchestrator.Errorf(orchestrator.ErrNotFound, "secret-unknown", "there is no secret %q", name)
 	}
-	if _, ok := s.secrets[name]; !ok {
-		return orchestrator.Errorf(orchestrator.ErrNotFound, "secret-unknown", "there is no secret %q", name)
-	}
-	delete(s.secrets, name)
-	return nil
+	return err
 }
 
 // RunSecrets checks a SecretStore against its contract, as Run does a Store.

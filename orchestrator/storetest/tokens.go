@@ -2,12 +2,8 @@ package storetest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
-	"sync"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,67 +14,33 @@ import (
 
 // FakeTokens is a TokenStore in memory.
 type FakeTokens struct {
-	mu       sync.Mutex
-	sequence uint64            // guarded by mu
-	tokens   map[string]stored // guarded by mu
+	tokens *records[string, orchestrator.Token] // by id
 }
 
 var _ orchestrator.TokenStore = (*FakeTokens)(nil)
 
 // NewFakeTokens returns an empty TokenStore.
-func NewFakeTokens() *FakeTokens { return &FakeTokens{tokens: map[string]stored{}} }
+func NewFakeTokens() *FakeTokens {
+	return &FakeTokens{newRecords("token", strings.Compare, func(t *orchestrator.Token) *uint64 { return &t.Version })}
+}
 
 // Tokens implements orchestrator.TokenStore.
 func (s *FakeTokens) Tokens(ctx context.Context) ([]orchestrator.Token, error) {
-	if err := ended(ctx); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]orchestrator.Token, 0, len(s.tokens))
-	for _, id := range slices.Sorted(maps.Keys(s.tokens)) {
-		var t orchestrator.Token
-		if err := json.Unmarshal(s.tokens[id].value, &t); err != nil {
-			return nil, fmt.Errorf("decode token %s: %w", id, err)
-		}
-		t.Version = s.tokens[id].version
-		all = append(all, t)
-	}
-	return all, nil
+	return s.tokens.list(ctx)
 }
 
 // PutToken implements orchestrator.TokenStore.
 func (s *FakeTokens) PutToken(ctx context.Context, t orchestrator.Token) (orchestrator.Token, error) {
-	if err := ended(ctx); err != nil {
-		return orchestrator.Token{}, err
-	}
-	value, err := json.Marshal(t)
-	if err != nil {
-		return orchestrator.Token{}, orchestrator.Errorf(orchestrator.ErrInvalid, "token-settings-invalid", "encode token %s: %w", t.ID, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tokens[t.ID].version != t.Version {
-		return orchestrator.Token{}, orchestrator.Errorf(orchestrator.ErrConflict, "token-changed", "token %s was changed meanwhile", t.ID)
-	}
-	s.sequence++
-	t.Version = s.sequence
-	s.tokens[t.ID] = stored{value: value, version: t.Version}
-	return t, nil
+	return s.tokens.put(ctx, t.ID, t)
 }
 
 // DeleteToken implements orchestrator.TokenStore.
 func (s *FakeTokens) DeleteToken(ctx context.Context, id string) error {
-	if err := ended(ctx); err != nil {
-		return err
+	ok, err := s.tokens.remove(ctx, id, whatever)
+	if err == nil && !ok {
+		err = orchestrator.Errorf(orchestrator.ErrNotFound, "token-not-found", "there is no token %q", id)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.tokens[id]; !ok {
-		return orchestrator.Errorf(orchestrator.ErrNotFound, "token-not-found", "there is no token %q", id)
-	}
-	delete(s.tokens, id)
-	return nil
+	return err
 }
 
 // RunTokens checks a TokenStore against its contract, as Run does a Store.

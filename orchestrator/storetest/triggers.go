@@ -1,19 +1,15 @@
 package storetest
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/kilnfaas/kiln/orchestrator"
 )
@@ -21,89 +17,40 @@ import (
 // FakeTriggers is a TriggerStore in memory. Its contents outlive whoever uses it,
 // so that a test can go on with it as a restarted gateway would.
 type FakeTriggers struct {
-	mu       sync.Mutex
-	sequence uint64               // guarded by mu
-	states   map[[2]string]stored // guarded by mu: by function and name
+	states *records[[2]string, orchestrator.TriggerState] // by function and name
 }
 
 var _ orchestrator.TriggerStore = (*FakeTriggers)(nil)
 
 // NewFakeTriggers returns an empty TriggerStore.
-func NewFakeTriggers() *FakeTriggers { return &FakeTriggers{states: map[[2]string]stored{}} }
+func NewFakeTriggers() *FakeTriggers {
+	order := func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }
+	return &FakeTriggers{newRecords("trigger", order, func(s *orchestrator.TriggerState) *uint64 { return &s.Version })}
+}
 
 // TriggerStates implements orchestrator.TriggerStore.
 func (s *FakeTriggers) TriggerStates(ctx context.Context) ([]orchestrator.TriggerState, error) {
-	if err := ended(ctx); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	keys := slices.SortedFunc(maps.Keys(s.states), func(a, b [2]string) int {
-		return cmp.Or(strings.Compare(a[0], b[0]), strings.Compare(a[1], b[1]))
-	})
-	all := make([]orchestrator.TriggerState, 0, len(keys))
-	for _, key := range keys {
-		state, err := s.stateLocked(key)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, state)
-	}
-	return all, nil
-}
-
-func (s *FakeTriggers) stateLocked(key [2]string) (state orchestrator.TriggerState, err error) {
-	got, ok := s.states[key]
-	if !ok {
-		return state, orchestrator.Errorf(orchestrator.ErrNotFound, "trigger-not-found", "function %q has no state of a trigger %q", key[0], key[1])
-	}
-	if err := json.Unmarshal(got.value, &state); err != nil {
-		return state, fmt.Errorf("decode the state of %s: %w", key, err)
-	}
-	state.Version = got.version
-	return state, nil
+	return s.states.list(ctx)
 }
 
 // TriggerState implements orchestrator.TriggerStore.
 func (s *FakeTriggers) TriggerState(ctx context.Context, function, name string) (orchestrator.TriggerState, error) {
-	if err := ended(ctx); err != nil {
-		return orchestrator.TriggerState{}, err
+	state, ok, err := s.states.get(ctx, [2]string{function, name})
+	if err == nil && !ok {
+		err = orchestrator.Errorf(orchestrator.ErrNotFound, "trigger-not-found", "function %q has no state of a trigger %q", function, name)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stateLocked([2]string{function, name})
+	return state, err
 }
 
 // PutTriggerState implements orchestrator.TriggerStore.
 func (s *FakeTriggers) PutTriggerState(ctx context.Context, state orchestrator.TriggerState) (orchestrator.TriggerState, error) {
-	if err := ended(ctx); err != nil {
-		return orchestrator.TriggerState{}, err
-	}
-	value, err := json.Marshal(state)
-	if err != nil {
-		return orchestrator.TriggerState{}, orchestrator.Errorf(orchestrator.ErrInvalid, "trigger-invalid", "encode the state of a trigger: %w", err)
-	}
-	key := [2]string{state.Function, state.Trigger.Name}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.states[key].version != state.Version {
-		return orchestrator.TriggerState{}, orchestrator.Errorf(orchestrator.ErrConflict, "trigger-changed", "the state of %s was changed meanwhile", key)
-	}
-	s.sequence++
-	state.Version = s.sequence
-	s.states[key] = stored{value: value, version: state.Version}
-	return state, nil
+	return s.states.put(ctx, [2]string{state.Function, state.Trigger.Name}, state)
 }
 
 // DeleteTriggerState implements orchestrator.TriggerStore.
 func (s *FakeTriggers) DeleteTriggerState(ctx context.Context, function, name string) error {
-	if err := ended(ctx); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.states, [2]string{function, name})
-	return nil
+	_, err := s.states.remove(ctx, [2]string{function, name}, whatever)
+	return err
 }
 
 // RunTriggers checks a TriggerStore against its contract, as Run does a Store.
@@ -150,14 +97,14 @@ func stateIsKeptAsWritten(t *testing.T, s orchestrator.TriggerStore) {
 		t.Error("PutTriggerState returned version 0")
 	}
 	got, err := s.TriggerState(t.Context(), "f", "a")
-	if diff := gocmp.Diff(put, got); err != nil || diff != "" {
+	if diff := cmp.Diff(put, got); err != nil || diff != "" {
 		t.Errorf("TriggerState (-put +got): %v\n%s", err, diff)
 	}
 	put.Position = make([]byte, orchestrator.MaxPosition)
 	put.PausedAt = time.Time{}
 	again := putState(t, s, put)
 	all, err := s.TriggerStates(t.Context())
-	if diff := gocmp.Diff([]orchestrator.TriggerState{again}, all); err != nil || diff != "" {
+	if diff := cmp.Diff([]orchestrator.TriggerState{again}, all); err != nil || diff != "" {
 		t.Errorf("TriggerStates after a change (-put +got): %v\n%s", err, diff)
 	}
 }
@@ -176,7 +123,7 @@ func statesAreSorted(t *testing.T, s orchestrator.TriggerStore) {
 	for _, state := range all {
 		got = append(got, state.Function+"/"+state.Trigger.Name)
 	}
-	if diff := gocmp.Diff(want, got); err != nil || diff != "" {
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("TriggerStates (-want +got): %v\n%s", err, diff)
 	}
 }
