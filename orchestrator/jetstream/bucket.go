@@ -166,6 +166,20 @@ func (b *bucket) remove(ctx context.Context, key string, sequence uint64) error 
 	return b.kv.Purge(ctx, key, jetstream.LastRevision(sequence), jetstream.PurgeTTL(b.server.markerLife))
 }
 
+// drop deletes the value of key whatever its sequence: one that is written
+// meanwhile goes too. absent(err) when there is none.
+func (b *bucket) drop(ctx context.Context, key string) error {
+	for {
+		got, err := b.get(ctx, key)
+		if err == nil {
+			err = b.remove(ctx, key, got.sequence)
+		}
+		if !conflicting(err) {
+			return err
+		}
+	}
+}
+
 // mark is remove with a life of its own and a value: what is left to be told of
 // the entry.
 func (b *bucket) mark(ctx context.Context, key string, value []byte, sequence uint64, life time.Duration) error {

@@ -64,18 +64,11 @@ func (s *Secrets) DeleteSecret(ctx context.Context, name string) error {
 	if !ok {
 		return noSecret(name)
 	}
-	for {
-		got, err := s.bucket.get(ctx, k)
-		if absent(err) {
-			return noSecret(name)
-		}
-		if err == nil {
-			err = s.bucket.remove(ctx, k, got.sequence)
-		}
-		if !conflicting(err) { // written meanwhile: that one goes too
-			return classify(ctx, "delete the secret "+name, err)
-		}
+	err := s.bucket.drop(ctx, k)
+	if absent(err) {
+		return noSecret(name)
 	}
+	return classify(ctx, "delete the secret "+name, err)
 }
 
 func decodeSecret(e entry) (orchestrator.Secret, error) {

@@ -239,18 +239,11 @@ func (s *Store) DeleteRevision(ctx context.Context, function, id string) error {
 	if !ok {
 		return nil
 	}
-	for {
-		got, err := s.revisions.get(ctx, k)
-		if absent(err) {
-			return nil
-		}
-		if err == nil {
-			err = s.revisions.remove(ctx, k, got.sequence)
-		}
-		if !conflicting(err) { // written meanwhile: that one goes too
-			return classify(ctx, "delete revision "+k, err)
-		}
+	err := s.revisions.drop(ctx, k)
+	if absent(err) {
+		return nil
 	}
+	return classify(ctx, "delete revision "+k, err)
 }
 
 // Owner implements orchestrator.Store.

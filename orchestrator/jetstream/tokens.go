@@ -63,18 +63,11 @@ func (s *Tokens) DeleteToken(ctx context.Context, id string) error {
 	if !ok {
 		return noToken(id)
 	}
-	for {
-		got, err := s.bucket.get(ctx, k)
-		if absent(err) {
-			return noToken(id)
-		}
-		if err == nil {
-			err = s.bucket.remove(ctx, k, got.sequence)
-		}
-		if !conflicting(err) { // written meanwhile: that one goes too
-			return classify(ctx, "delete token "+id, err)
-		}
+	err := s.bucket.drop(ctx, k)
+	if absent(err) {
+		return noToken(id)
 	}
+	return classify(ctx, "delete token "+id, err)
 }
 
 func decodeToken(e entry) (orchestrator.Token, error) {

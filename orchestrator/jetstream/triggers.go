@@ -87,18 +87,11 @@ func (s *Triggers) DeleteTriggerState(ctx context.Context, function, name string
 	if !ok {
 		return nil
 	}
-	for {
-		got, err := s.bucket.get(ctx, k)
-		if absent(err) {
-			return nil
-		}
-		if err == nil {
-			err = s.bucket.remove(ctx, k, got.sequence)
-		}
-		if !conflicting(err) { // written meanwhile: that one goes too
-			return classify(ctx, "delete trigger "+k, err)
-		}
+	err := s.bucket.drop(ctx, k)
+	if absent(err) {
+		return nil
 	}
+	return classify(ctx, "delete trigger "+k, err)
 }
 
 func decodeTrigger(e entry) (orchestrator.TriggerState, error) {
