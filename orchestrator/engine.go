@@ -138,7 +138,7 @@ const (
 type Container struct {
 	ID        string
 	Name      string
-	Image     string
+	Image     string // as it was asked for: a name, or an id, as steps of builds have it; List gives the id once the name is another's
 	ImageID   string
 	Labels    map[string]string
 	State     ContainerState

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -209,16 +210,36 @@ func (l *Loop) reapAll(ctx context.Context, orphans []orchestrator.Container) {
 	stops.Wait()
 }
 
-// ours says whether a container may be reaped: one that serves, or one that does
-// not run. A build's steps run in containers that inherit the labels of the
-// image they begin with, and end by themselves.
+// ours says whether a container may be reaped: what serves, in any state, and
+// what else Kiln made once it has ended. The steps of builds, which end by
+// themselves, and what others start from Kiln's images have the labels of their
+// image; of those only steps are Kiln's. A step is a container of an image's id,
+// where others name the image. Who does start an image by its whole id loses the
+// container once it has ended; the steps that a crash left behind go for it.
 func ours(c orchestrator.Container) bool {
-	kind := c.Labels[orchestrator.LabelKind]
-	return kind == orchestrator.KindInstance || kind == orchestrator.KindCell || c.State == orchestrator.ContainerExited
+	switch c.Labels[orchestrator.LabelKind] {
+	case orchestrator.KindInstance, orchestrator.KindCell:
+		return true
+	case orchestrator.KindEntry, orchestrator.KindRules:
+		return c.State == orchestrator.ContainerExited
+	}
+	return c.State == orchestrator.ContainerExited && strings.HasPrefix(c.Image, imageID)
 }
 
+// imageID is how the id of an image begins.
+const imageID = "sha256:"
+
+// reap removes an orphan. It is looked at again: the list gives the id of an image
+// whose name has moved on to another.
 func (l *Loop) reap(ctx context.Context, c orchestrator.Container) {
-	if err := l.Engine.Stop(ctx, c.ID, stopGrace); err != nil {
+	again, err := l.Engine.Inspect(ctx, c.ID)
+	if errors.Is(err, orchestrator.ErrNotFound) || err == nil && !ours(again) {
+		return
+	}
+	if err == nil {
+		err = l.Engine.Stop(ctx, c.ID, stopGrace)
+	}
+	if err != nil {
 		l.Logger.Warn("orphan not removed", "container_id", c.ID, "error", err)
 		return
 	}

@@ -264,21 +264,29 @@ func TestOrphansGetAGraceTime(t *testing.T) {
 	})
 }
 
+// inherit runs a container that has the labels of its image: a step of a build if
+// it is of an image's id, and else somebody's.
+func (b *bench) inherit(t *testing.T, name, image string) string {
+	t.Helper()
+	c, err := b.engine.Run(t.Context(), orchestrator.ContainerConfig{Name: name, Image: image, Labels: map[string]string{
+		orchestrator.LabelOwner: owner, orchestrator.LabelKind: orchestrator.KindBase,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.ID
+}
+
+// programID names the program as a step of a build does.
+const programID = "sha256:0123456789abcdef"
+
 func TestBuildStepsAreLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		run := func(name string) string {
-			c, err := b.engine.Run(t.Context(), orchestrator.ContainerConfig{Name: name, Image: "program", Labels: map[string]string{
-				orchestrator.LabelOwner: owner, orchestrator.LabelKind: orchestrator.KindBase, // inherited from the image
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return c.ID
-		}
-		early := run("early")
+		b.engine.AddImage(programID, enginetest.Idle(), nil)
+		early := b.inherit(t, "early", programID)
 		b.open(t)
-		late := run("late")
+		late := b.inherit(t, "late", programID)
 		time.Sleep(10 * time.Minute)
 		if b.gone(t, early) || b.gone(t, late) {
 			t.Error("a step of a build was ended")
@@ -289,6 +297,42 @@ func TestBuildStepsAreLeftAlone(t *testing.T) {
 			t.Error("what a build left behind is still there")
 		}
 	})
+}
+
+// moved lists containers as an engine does when the names of all images have
+// moved on to others.
+type moved struct{ orchestrator.Engine }
+
+func (m moved) List(ctx context.Context, labels map[string]string) ([]orchestrator.Container, error) {
+	all, err := m.Engine.List(ctx, labels)
+	for i := range all {
+		all[i].Image = programID
+	}
+	return all, err
+}
+
+// TestGuestsAreLeftAlone: somebody who starts one of Kiln's images keeps the
+// container, also when it has ended.
+func TestGuestsAreLeftAlone(t *testing.T) {
+	for name, engine := range map[string]func(orchestrator.Engine) orchestrator.Engine{
+		"named": func(e orchestrator.Engine) orchestrator.Engine { return e },
+		"moved": func(e orchestrator.Engine) orchestrator.Engine { return moved{e} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				b.Engine = engine(b.engine)
+				ended, runs := b.inherit(t, "ended", "program"), b.inherit(t, "runs", "program")
+				b.engine.Kill(ended)
+				synctest.Wait()
+				b.open(t)
+				time.Sleep(10 * time.Minute)
+				if b.gone(t, ended) || b.gone(t, runs) {
+					t.Error("somebody's container was removed")
+				}
+			})
+		})
+	}
 }
 
 // leaveBehind stores archives, revisions and images: those of the function hello
