@@ -10,7 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/build"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/versions"
 	"github.com/google/uuid"
 
@@ -84,10 +86,18 @@ func (c *Client) Build(ctx context.Context, request orchestrator.BuildRequest) (
 	defer stop(nil)
 	b := newBuild(mode, request)
 	b.log.flooded = func() { stop(errFlood) }
-	b.classic.runs = func(id string) { c.limitStep(bounded, id, request.Limits) }
+	b.classic.runs = func(id string) {
+		if err := c.limitStep(bounded, id, request.Limits); err != nil {
+			stop(unlimited{err})
+		}
+	}
 	if err := c.runBuild(bounded, b, buildOptions(b.id, mode, request)); err != nil {
-		if context.Cause(bounded) == errFlood {
+		cause := context.Cause(bounded)
+		if cause == errFlood {
 			return orchestrator.Image{}, floodError(request.Output, b.log)
+		}
+		if step, ok := cause.(unlimited); ok {
+			return orchestrator.Image{}, step.error
 		}
 		if bounded.Err() != nil && ctx.Err() == nil {
 			return orchestrator.Image{}, orchestrator.Errorf(orchestrator.ErrFunction, "build-timeout", "the build took longer than %s", buildTimeout)
@@ -106,14 +116,34 @@ func floodError(allowed orchestrator.Bytes, log *buildLog) error {
 	return err
 }
 
+// unlimited stops a build that has a step without the limits it should have.
+type unlimited struct{ error }
+
 // limitStep bounds what the classic builder has no option for. It comes right
-// after the container was made, before or just when it is started.
-func (c *Client) limitStep(ctx context.Context, id string, limits orchestrator.Limits) {
+// after the container was made, before or just when it is started. A step that
+// has ended needs no limit.
+func (c *Client) limitStep(ctx context.Context, id string, limits orchestrator.Limits) error {
 	if limits.Pids == 0 {
-		return
+		return nil
 	}
-	// A step that has ended needs no limit.
-	_ = c.Limit(ctx, id, orchestrator.Limits{Pids: limits.Pids})
+	err := c.Limit(ctx, id, orchestrator.Limits{Pids: limits.Pids})
+	if err == nil || errors.Is(err, orchestrator.ErrNotFound) {
+		return nil
+	}
+	callCtx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	// The engine gives no reason of its own when the step ended meanwhile.
+	found, inspectErr := c.api.ContainerInspect(callCtx, id)
+	if cerrdefs.IsNotFound(inspectErr) {
+		return nil
+	}
+	if inspectErr == nil && found.ContainerJSONBase != nil && found.State != nil {
+		switch found.State.Status {
+		case container.StateExited, container.StateRemoving, container.StateDead:
+			return nil
+		}
+	}
+	return err
 }
 
 func buildOptions(id string, mode BuilderMode, request orchestrator.BuildRequest) build.ImageBuildOptions {
