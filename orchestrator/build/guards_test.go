@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/build"
 	"github.com/kilnfaas/kiln/orchestrator/cage"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/enginetest"
 )
 
 // Small doses: enough for a step that behaves, and nothing to the machine.
@@ -151,23 +151,10 @@ func TestBombsInBuilds(t *testing.T) {
 				t.Errorf("a loop without end: got %#v, want build-timeout", err)
 			}
 		}
-		if n := running(mark); n != 0 {
+		if n := enginetest.Processes(mark); n != 0 {
 			t.Errorf("%d processes are left", n)
 		}
 	})
-}
-
-// running counts processes of this machine with text on their command line.
-func running(text string) int {
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	n := 0
-	for _, file := range files {
-		line, err := os.ReadFile(file)
-		if err == nil && strings.Contains(string(line), text) {
-			n++
-		}
-	}
-	return n
 }
 
 // TestBuildsAreSealed looks around from inside a step: no network unless there

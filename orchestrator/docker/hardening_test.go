@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/enginetest"
 )
 
 // testTimeout bounds a test on the real engine, whose machine may be busy.
@@ -252,7 +251,7 @@ func TestCancelledBuildStops(t *testing.T) {
 				Context:    tarOf(map[string]string{"Dockerfile": fmt.Sprintf("FROM %s\nRUN [\"/probe\", \"script\", %q, \"sleep 10m\"]\n", base, marker)}),
 				Progress: func(e orchestrator.BuildEvent) {
 					if e.Kind == orchestrator.BuildLog {
-						ran, told = processes(marker) > 0, time.Now()
+						ran, told = enginetest.Processes(marker) > 0, time.Now()
 						cancel()
 					}
 				},
@@ -266,7 +265,7 @@ func TestCancelledBuildStops(t *testing.T) {
 			if !ran {
 				skip(t, "the engine's processes are not visible from here")
 			}
-			if n := processes(marker); n != 0 {
+			if n := enginetest.Processes(marker); n != 0 {
 				t.Errorf("%d processes of the step still run", n)
 			}
 		})
@@ -276,19 +275,6 @@ func TestCancelledBuildStops(t *testing.T) {
 // promptly is below the time after which Build cuts the connection of a build
 // that does not stop when it is told to.
 const promptly = 8 * time.Second
-
-// processes counts processes of this machine with text on their command line.
-func processes(text string) int {
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	n := 0
-	for _, file := range files {
-		line, err := os.ReadFile(file)
-		if err == nil && strings.Contains(string(line), text) {
-			n++
-		}
-	}
-	return n
-}
 
 // TestCacheMounts: BuildKit keeps them between builds, without a session.
 func TestCacheMounts(t *testing.T) {
