@@ -226,21 +226,10 @@ func (t *tool) bucketRm() *cobra.Command {
 
 // bucketNames completes the first argument.
 func (t *tool) bucketNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, err := t.client()
-	if err != nil || len(args) > 0 {
+	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveDefault // files
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	found, err := client.Buckets(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, b := range found {
-		names = append(names, b.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return candidates(t, cmd, (*api.Client).Buckets, func(b api.Bucket) (string, string) { return b.Name, "" })
 }
 
 // progressEvery is how often progress is shown.

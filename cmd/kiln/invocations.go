@@ -83,13 +83,7 @@ func (t *tool) invocationsGet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := t.showInvocation(inv); err != nil {
-				return err
-			}
-			if inv.Status == orchestrator.InvocationFailed {
-				return errShown
-			}
-			return nil
+			return t.showOutcome(inv)
 		},
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait for the end of the call, at most so long")
@@ -160,35 +154,15 @@ func (t *tool) eachInvocation(cmd *cobra.Command, ids []string, said string, act
 	})
 }
 
-// withClient calls the gateway within callTimeout.
-func (t *tool) withClient(cmd *cobra.Command, call func(context.Context, *api.Client) error) error {
-	client, err := t.client()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-	defer cancel()
-	return call(ctx, client)
-}
-
 // invocationIDs completes ids of invocations.
 func (t *tool) invocationIDs(filter api.InvocationFilter) completer {
+	list := func(client *api.Client, ctx context.Context) ([]api.AsyncInvocation, error) {
+		return client.Invocations(ctx, filter)
+	}
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		client, err := t.client()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-		defer cancel()
-		found, err := client.Invocations(ctx, filter)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var ids []string
-		for _, inv := range found {
-			ids = append(ids, fmt.Sprintf("%s\t%s, %s", inv.ID, inv.Function, inv.Status))
-		}
-		return ids, cobra.ShellCompDirectiveNoFileComp
+		return candidates(t, cmd, list, func(inv api.AsyncInvocation) (string, string) {
+			return inv.ID, fmt.Sprintf("%s, %s", inv.Function, inv.Status)
+		})
 	}
 }
 
@@ -215,6 +189,17 @@ func lastError(inv api.AsyncInvocation) string {
 		return inv.Error
 	}
 	return inv.Attempts[len(inv.Attempts)-1].Error
+}
+
+// showOutcome is showInvocation, and an error when the call failed for good.
+func (t *tool) showOutcome(inv api.AsyncInvocation) error {
+	if err := t.showInvocation(inv); err != nil {
+		return err
+	}
+	if inv.Status == orchestrator.InvocationFailed {
+		return errShown
+	}
+	return nil
 }
 
 // showInvocation prints everything about one.

@@ -16,29 +16,25 @@ func (t *tool) revisionsCommand() *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: t.functionNames(false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			revisions, err := client.Revisions(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if t.format == formatJSON {
-				return t.writeJSON(api.RevisionList{Revisions: revisions})
-			}
-			now := time.Now()
-			rows := newTable("REVISION", "STATUS", "CREATED", "ERROR")
-			for _, r := range revisions {
-				status := string(r.Status)
-				if r.Live {
-					status = "live"
+			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
+				revisions, err := client.Revisions(ctx, args[0])
+				if err != nil {
+					return err
 				}
-				rows.add(r.ID, status, ago(r.CreatedAt, now), firstLine(r.Error))
-			}
-			return rows.write(t.out)
+				if t.format == formatJSON {
+					return t.writeJSON(api.RevisionList{Revisions: revisions})
+				}
+				now := time.Now()
+				rows := newTable("REVISION", "STATUS", "CREATED", "ERROR")
+				for _, r := range revisions {
+					status := string(r.Status)
+					if r.Live {
+						status = "live"
+					}
+					rows.add(r.ID, status, ago(r.CreatedAt, now), firstLine(r.Error))
+				}
+				return rows.write(t.out)
+			})
 		},
 	}
 }

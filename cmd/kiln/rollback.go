@@ -20,7 +20,7 @@ func (t *tool) rollbackCommand() *cobra.Command {
 revision it is the one before the live one. A number (7) or the id (r7-3fa9c1)
 names a revision; kiln revisions shows them.`,
 		Args:              cobra.RangeArgs(1, 2),
-		ValidArgsFunction: t.functionThenRevision,
+		ValidArgsFunction: t.functionThen(t.revisionIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := t.client()
 			if err != nil {

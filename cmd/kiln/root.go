@@ -51,6 +51,17 @@ const (
 	formatJSON  = "json"
 )
 
+// withClient calls the gateway within callTimeout.
+func (t *tool) withClient(cmd *cobra.Command, call func(context.Context, *api.Client) error) error {
+	client, err := t.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
+	defer cancel()
+	return call(ctx, client)
+}
+
 // run executes a command line and returns the exit code.
 func run(ctx context.Context, args []string, s streams) int {
 	t := &tool{streams: s}

@@ -130,25 +130,21 @@ func (t *tool) secretLsCommand() *cobra.Command {
 		Short:   "List the secrets: their names, not what they hold",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			secrets, err := client.Secrets(ctx)
-			if err != nil {
-				return err
-			}
-			if t.format == formatJSON {
-				return t.writeJSON(api.SecretList{Secrets: secrets})
-			}
-			now := time.Now()
-			rows := newTable("NAME", "FOR", "USED BY", "CHANGED")
-			for _, s := range secrets {
-				rows.add(s.Name, firstOf(strings.Join(s.Functions, " "), "all"), firstOf(strings.Join(s.UsedBy, " "), "-"), ago(s.UpdatedAt, now))
-			}
-			return rows.write(t.out)
+			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
+				secrets, err := client.Secrets(ctx)
+				if err != nil {
+					return err
+				}
+				if t.format == formatJSON {
+					return t.writeJSON(api.SecretList{Secrets: secrets})
+				}
+				now := time.Now()
+				rows := newTable("NAME", "FOR", "USED BY", "CHANGED")
+				for _, s := range secrets {
+					rows.add(s.Name, firstOf(strings.Join(s.Functions, " "), "all"), firstOf(strings.Join(s.UsedBy, " "), "-"), ago(s.UpdatedAt, now))
+				}
+				return rows.write(t.out)
+			})
 		},
 	}
 }
@@ -173,20 +169,8 @@ func (t *tool) secretNames(most int) completer {
 		if most > 0 && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		client, err := t.client()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-		defer cancel()
-		secrets, err := client.Secrets(ctx)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var names []string
-		for _, s := range secrets {
-			names = append(names, s.Name+"\t"+firstOf(strings.Join(s.UsedBy, " "), "unused"))
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		return candidates(t, cmd, (*api.Client).Secrets, func(s api.Secret) (string, string) {
+			return s.Name, firstOf(strings.Join(s.UsedBy, " "), "unused")
+		})
 	}
 }

@@ -16,28 +16,24 @@ func (t *tool) templatesCommand() *cobra.Command {
 		Short: "List the languages a function can be written in",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			templates, err := client.Templates(ctx)
-			if err != nil {
-				return err
-			}
-			if t.format == formatJSON {
-				return t.writeJSON(api.TemplateList{Templates: templates})
-			}
-			rows := newTable("TEMPLATE", "HANDLER", "CONCURRENCY", "DESCRIPTION")
-			for _, template := range templates {
-				concurrency := "default"
-				if n := template.Defaults.Concurrency; n > 0 {
-					concurrency = strconv.Itoa(n)
+			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
+				templates, err := client.Templates(ctx)
+				if err != nil {
+					return err
 				}
-				rows.add(template.Name, strings.Join(template.Handlers, ", "), concurrency, template.Description)
-			}
-			return rows.write(t.out)
+				if t.format == formatJSON {
+					return t.writeJSON(api.TemplateList{Templates: templates})
+				}
+				rows := newTable("TEMPLATE", "HANDLER", "CONCURRENCY", "DESCRIPTION")
+				for _, template := range templates {
+					concurrency := "default"
+					if n := template.Defaults.Concurrency; n > 0 {
+						concurrency = strconv.Itoa(n)
+					}
+					rows.add(template.Name, strings.Join(template.Handlers, ", "), concurrency, template.Description)
+				}
+				return rows.write(t.out)
+			})
 		},
 	}
 }

@@ -52,22 +52,18 @@ keeps its SHA-256, so that it can never be shown again.`,
 			if err := checked.Validate(); err != nil {
 				return refusedBy(cmd, err)
 			}
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			made, err := client.CreateToken(ctx, want)
-			if err != nil {
-				return err
-			}
-			if t.format == formatJSON {
-				return t.writeJSON(made)
-			}
-			fmt.Fprintf(t.err, "The token %s is shown only now; the gateway does not keep it:\n", made.Name)
-			fmt.Fprintln(t.out, made.Secret)
-			return nil
+			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
+				made, err := client.CreateToken(ctx, want)
+				if err != nil {
+					return err
+				}
+				if t.format == formatJSON {
+					return t.writeJSON(made)
+				}
+				fmt.Fprintf(t.err, "The token %s is shown only now; the gateway does not keep it:\n", made.Name)
+				fmt.Fprintln(t.out, made.Secret)
+				return nil
+			})
 		},
 	}
 	flags := cmd.Flags()
@@ -95,25 +91,21 @@ func (t *tool) tokenLsCommand() *cobra.Command {
 		Short:   "List the tokens: their rights, not the tokens themselves",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := t.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			tokens, err := client.Tokens(ctx)
-			if err != nil {
-				return err
-			}
-			if t.format == formatJSON {
-				return t.writeJSON(api.TokenList{Tokens: tokens})
-			}
-			now := time.Now()
-			rows := newTable("NAME", "SCOPES", "FUNCTIONS", "RATE", "EXPIRES", "LAST USED")
-			for _, token := range tokens {
-				rows.add(token.Name, scopesOf(token), firstOf(strings.Join(token.Functions, " "), "all"), rateOf(token.Rate), expiryOf(token, now), ago(token.LastUsed, now))
-			}
-			return rows.write(t.out)
+			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
+				tokens, err := client.Tokens(ctx)
+				if err != nil {
+					return err
+				}
+				if t.format == formatJSON {
+					return t.writeJSON(api.TokenList{Tokens: tokens})
+				}
+				now := time.Now()
+				rows := newTable("NAME", "SCOPES", "FUNCTIONS", "RATE", "EXPIRES", "LAST USED")
+				for _, token := range tokens {
+					rows.add(token.Name, scopesOf(token), firstOf(strings.Join(token.Functions, " "), "all"), rateOf(token.Rate), expiryOf(token, now), ago(token.LastUsed, now))
+				}
+				return rows.write(t.out)
+			})
 		},
 	}
 }
@@ -158,19 +150,5 @@ func (t *tool) tokenRmCommand() *cobra.Command {
 
 // tokenNames completes names of tokens.
 func (t *tool) tokenNames(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, err := t.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	tokens, err := client.Tokens(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, token := range tokens {
-		names = append(names, token.Name+"\t"+scopesOf(token))
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return candidates(t, cmd, (*api.Client).Tokens, func(token api.Token) (string, string) { return token.Name, scopesOf(token) })
 }

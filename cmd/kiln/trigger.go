@@ -97,7 +97,7 @@ func (t *tool) triggersDescribe() *cobra.Command {
 		Use:               "describe NAME TRIGGER",
 		Short:             "Show a trigger's settings and how it does",
 		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: t.functionThenTrigger,
+		ValidArgsFunction: t.functionThen(t.triggerNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
 				s, err := client.Trigger(ctx, args[0], args[1])
@@ -162,7 +162,7 @@ func (t *tool) triggersChange(verb, short, said string, act func(*api.Client, co
 		Use:               verb + " NAME TRIGGER",
 		Short:             short,
 		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: t.functionThenTrigger,
+		ValidArgsFunction: t.functionThen(t.triggerNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
 				s, err := act(client, ctx, args[0], args[1])
@@ -188,7 +188,7 @@ func (t *tool) triggersTest() *cobra.Command {
 its invocation; with --wait what became of it. It also works while the trigger is
 paused.`,
 		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: t.functionThenTrigger,
+		ValidArgsFunction: t.functionThen(t.triggerNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := t.client()
 			if err != nil {
@@ -207,37 +207,9 @@ paused.`,
 				fmt.Fprintln(t.out, inv.ID)
 				return nil
 			}
-			if err := t.showInvocation(inv); err != nil {
-				return err
-			}
-			if inv.Status == orchestrator.InvocationFailed {
-				return errShown
-			}
-			return nil
+			return t.showOutcome(inv)
 		},
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait for the end of the call, at most so long")
 	return cmd
-}
-
-// functionThenTrigger completes a name and then one of its triggers.
-func (t *tool) functionThenTrigger(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if len(args) == 0 {
-		return t.functionNames(false)(cmd, args, typed)
-	}
-	client, err := t.client()
-	if err != nil || len(args) > 1 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	found, err := client.Triggers(ctx, args[0])
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, s := range found {
-		names = append(names, s.Trigger.Name+"\t"+s.Trigger.Type)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
