@@ -43,21 +43,29 @@ var errNoEntry = errors.New("it is no entry of the queue")
 
 // decodeEntry reads an entry. Its body shares the memory of data.
 func decodeEntry(data []byte) (e entry, err error) {
-	if len(data) == 0 || data[0] < byte(entryState) || data[0] > byte(entryGone) {
-		return e, errNoEntry
+	kind, state, body, err := splitEntry(data)
+	if err != nil {
+		return e, err
 	}
-	e.kind = entryKind(data[0])
-	n, used := binary.Uvarint(data[1:])
-	if used <= 0 || n > uint64(len(data)-1-used) {
-		return e, errNoEntry
-	}
-	state := data[1+used : 1+used+int(n)]
 	if err := json.Unmarshal(state, &e.invocation); err != nil {
 		return e, fmt.Errorf("decode an invocation: %w", err)
 	}
 	if e.invocation.ID == "" {
 		return e, errNoEntry
 	}
-	e.body = data[1+used+int(n):]
+	e.kind, e.body = kind, body
 	return e, nil
+}
+
+// splitEntry returns the parts of an entry, which share its memory.
+func splitEntry(data []byte) (kind entryKind, state, body []byte, err error) {
+	if len(data) == 0 || data[0] < byte(entryState) || data[0] > byte(entryGone) {
+		return 0, nil, nil, errNoEntry
+	}
+	n, used := binary.Uvarint(data[1:])
+	if used <= 0 || n > uint64(len(data)-1-used) {
+		return 0, nil, nil, errNoEntry
+	}
+	rest := data[1+used:]
+	return entryKind(data[0]), rest[:n], rest[n:], nil
 }

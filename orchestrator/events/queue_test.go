@@ -720,7 +720,9 @@ func TestEnqueueAll(t *testing.T) {
 		r := newRig(t, func(c *events.Config) { c.Depth = 3 })
 		r.fleet.slots = 2 // one call at a time
 		var got []string
+		counted := make(chan struct{}) // the end of a call is a commit, too
 		r.handle = func(_ context.Context, call events.Call) events.Answer {
+			<-counted
 			got = append(got, string(call.Body))
 			return status(200)
 		}
@@ -735,6 +737,7 @@ func TestEnqueueAll(t *testing.T) {
 		if n := r.journal.Commits() - before; n != 1 {
 			t.Errorf("%d commits, want one", n)
 		}
+		close(counted)
 		for _, q := range queued {
 			r.ended(q.Invocation.ID)
 		}

@@ -137,9 +137,10 @@ func (q *Queue) body(ctx context.Context, r *record) ([]byte, error) {
 		q.mu.Lock()
 		at := r.call.at
 		q.mu.Unlock()
-		e, err := q.read(ctx, at)
+		data, err := q.cfg.Journal.Read(ctx, at)
 		if err == nil {
-			return e.body, nil
+			_, _, body, err := splitEntry(data) // the state is known
+			return body, err
 		}
 		q.mu.Lock()
 		moved := r.call.at != at

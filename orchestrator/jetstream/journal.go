@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -251,14 +252,15 @@ func (j *Journal) publish(data []byte) (uint64, error) {
 // Replay implements orchestrator.Journal.
 func (j *Journal) Replay(ctx context.Context, f func(orchestrator.Position, []byte) error) error {
 	err := walkBy(ctx, j.stream, journalSubject, replayBatch, replayTimeout, func(message jetstream.Msg, meta *jetstream.MsgMetadata) error {
-		entries, err := splitCommit(message.Data())
-		if err != nil {
-			return damagedCommit(meta.Sequence.Stream, err)
-		}
-		for i, e := range entries {
-			if err := f(orchestrator.Position{Commit: meta.Sequence.Stream, Index: i}, e); err != nil {
+		at := orchestrator.Position{Commit: meta.Sequence.Stream}
+		for e, err := range entriesOf(message.Data()) {
+			if err != nil {
+				return damagedCommit(at.Commit, err)
+			}
+			if err := f(at, e); err != nil {
 				return err
 			}
+			at.Index++
 		}
 		return nil
 	})
@@ -326,34 +328,39 @@ func damagedCommit(commit uint64, cause error) error {
 
 var errTorn = errors.New("it ends within an entry")
 
-// splitCommit returns the entries of a message; they share its memory.
-func splitCommit(data []byte) ([][]byte, error) {
-	if len(data) == 0 || data[0] != commitVersion {
-		return nil, fmt.Errorf("it is not of version %d", commitVersion)
-	}
-	var entries [][]byte
-	for rest := data[1:]; len(rest) > 0; {
-		n, used := binary.Uvarint(rest)
-		if used <= 0 || n > uint64(len(rest)-used) {
-			return nil, errTorn
+// entriesOf yields the entries of a message; they share its memory. An error is
+// the last that it yields.
+func entriesOf(data []byte) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if len(data) == 0 || data[0] != commitVersion {
+			yield(nil, fmt.Errorf("it is not of version %d", commitVersion))
+			return
 		}
-		end := used + int(n)
-		entries = append(entries, rest[used:end:end])
-		rest = rest[end:]
+		for rest := data[1:]; len(rest) > 0; {
+			n, used := binary.Uvarint(rest)
+			if used <= 0 || n > uint64(len(rest)-used) {
+				yield(nil, errTorn)
+				return
+			}
+			end := used + int(n)
+			if !yield(rest[used:end:end], nil) {
+				return
+			}
+			rest = rest[end:]
+		}
 	}
-	return entries, nil
 }
 
 // entryOf returns one entry of a message.
 func entryOf(data []byte, index int) ([]byte, error) {
-	entries, err := splitCommit(data)
-	if err != nil {
-		return nil, err
+	n := 0
+	for e, err := range entriesOf(data) {
+		if err != nil || n == index {
+			return e, err
+		}
+		n++
 	}
-	if index < 0 || index >= len(entries) {
-		return nil, fmt.Errorf("it has %d entries, not an entry %d", len(entries), index)
-	}
-	return entries[index], nil
+	return nil, fmt.Errorf("it has %d entries, not an entry %d", n, index)
 }
 
 // commitCache keeps the messages that came last, up to journalCache bytes.
