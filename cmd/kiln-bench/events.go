@@ -55,6 +55,9 @@ const (
 	callPatience = 30 * time.Second
 	// drainPatience bounds the end of a backlog.
 	drainPatience = 10 * time.Minute
+	// drainPause is between two looks at a backlog, which cost the gateway a walk
+	// over all invocations that it knows.
+	drainPause = 250 * time.Millisecond
 )
 
 func runEvents(ctx context.Context, p plan, dir string) (e Events, err error) {
@@ -175,18 +178,25 @@ func eventThroughput(ctx context.Context, p plan, g *gateway, e *Events) error {
 
 // drained waits until no call of a function waits or runs.
 func (g *gateway) drained(ctx context.Context, function string) error {
-	return waitFor("the queue to drain", drainPatience, func() error {
+	for end := time.Now().Add(drainPatience); ; time.Sleep(drainPause) {
+		left := ""
 		for _, status := range []orchestrator.InvocationStatus{orchestrator.InvocationWaiting, orchestrator.InvocationRunning} {
 			list, err := g.client.Invocations(ctx, api.InvocationFilter{Function: function, Status: status, Limit: 1})
-			if err == nil && len(list) > 0 {
-				err = fmt.Errorf("%s is %s", list[0].ID, status)
-			}
 			if err != nil {
 				return err
 			}
+			if len(list) > 0 {
+				left = fmt.Sprintf("%s is %s", list[0].ID, status)
+				break
+			}
 		}
-		return nil
-	})
+		if left == "" {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("waited %s for the queue to drain: %s", drainPatience, left)
+		}
+	}
 }
 
 // eventSchedules lets schedules fire, on a warm function and on one that is at
