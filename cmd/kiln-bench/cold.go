@@ -47,7 +47,9 @@ type BurstRow struct {
 
 // coldSpec sends an idle instance away as soon as the gateway looks.
 const (
-	coldSpec   = "scale: {max: 1, freeze_after: 0s, keep_alive: 1s}\n"
+	coldSpec = "scale: {max: 1, freeze_after: 0s, keep_alive: 1s}\n"
+	// A burst takes as long as the engine needs for all its containers.
+	burstSpec  = coldSpec + "timeout: 3m\n"
 	frozenSpec = "scale: {max: 1, freeze_after: 1s, keep_alive: 1h}\n"
 )
 
@@ -89,6 +91,11 @@ func coldWay(ctx context.Context, p plan, engine *docker.Client, dir, way, cells
 		for range p.colds {
 			if err := g.waitState(ctx, name, "at zero", atZero); err != nil {
 				return err
+			}
+			if way == "cell" {
+				if err := g.awaitCell(ctx, template); err != nil {
+					return err
+				}
 			}
 			took, err := firstAnswer(ctx, g.addr, "/invoke/"+name)
 			if err != nil {
@@ -170,6 +177,10 @@ func dockerRun(ctx context.Context, engine *docker.Client, config orchestrator.C
 	return 0, fmt.Errorf("no answer from %s", addr)
 }
 
+// firstTimeout bounds a first answer: the last of a burst waits for the starts of
+// all others.
+const firstTimeout = 3 * time.Minute
+
 // firstAnswer makes one call on a connection of its own and returns the time
 // from dialling to the answer's first byte.
 func firstAnswer(_ context.Context, addr, path string) (time.Duration, error) {
@@ -179,7 +190,7 @@ func firstAnswer(_ context.Context, addr, path string) (time.Duration, error) {
 		return 0, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(firstTimeout)); err != nil {
 		return 0, err
 	}
 	request := strings.Replace(string(rawRequest(addr, path, nil)), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)
@@ -205,7 +216,7 @@ func burst(ctx context.Context, g *gateway, engine *docker.Client, n int, way st
 	const template = "python"
 	row := BurstRow{Template: template, Way: way, Functions: n}
 	prefix := fmt.Sprintf("burst%d", n)
-	names, err := g.deployMany(ctx, n, prefix, template, coldSpec)
+	names, err := g.deployMany(ctx, n, prefix, template, burstSpec)
 	if err != nil {
 		return row, err
 	}

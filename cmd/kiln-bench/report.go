@@ -180,7 +180,8 @@ func coldRatios(c Cold) []Ratio {
 	}
 	for _, b := range c.Bursts {
 		name := fmt.Sprintf("burst of %d by %s: p50 / the engine's time for all", b.Functions, b.Way)
-		all = append(all, Ratio{Name: name, Value: b.P50 / b.Engine, Target: 1, AtMost: true})
+		all = append(all, Ratio{Name: name, Value: b.P50 / b.Engine, Target: 1, AtMost: true},
+			Ratio{Name: fmt.Sprintf("burst of %d by %s: failed", b.Functions, b.Way), Value: float64(b.Failures), AtMost: true})
 	}
 	return all
 }

@@ -6,8 +6,10 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -254,6 +256,31 @@ func (g *gateway) waitState(ctx context.Context, name, what string, want func(or
 			err = fmt.Errorf("%d ready, %d frozen, %d starting, %d draining", status.Ready, status.Frozen, status.Starting, status.Draining)
 		}
 		return err
+	})
+}
+
+// awaitCell waits until a cell of a template waits.
+func (g *gateway) awaitCell(ctx context.Context, template string) error {
+	none := fmt.Sprintf("kiln_cells_waiting{template=%q} 0", template)
+	return waitFor("a cell of "+template, idleTimeout, func() error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.addr+"/metrics", nil)
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Authorization", "Bearer "+g.client.Token)
+		answer, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(text), none[:len(none)-1]) || strings.Contains(string(text), none+"\n") {
+			return errors.New("none waits")
+		}
+		return nil
 	})
 }
 

@@ -276,6 +276,7 @@ func (d *daemon) openFleet(ctx context.Context) error {
 			return opening("the cells", err)
 		}
 		d.closers.add(cells.Close)
+		d.metrics.WatchCells(cells.Waiting)
 		launcher = cells
 	}
 	d.table = route.New(route.Config{

@@ -177,6 +177,15 @@ func TestInstances(t *testing.T) {
 	})
 }
 
+func TestCells(t *testing.T) {
+	m := metrics.New("test")
+	m.WatchCells(func() map[string]int { return map[string]int{"python": 2, "go": 0} })
+	wantSamples(t, scrape(t, m, "kiln_cells_"), map[string]string{
+		`kiln_cells_waiting{template="python"}`: "2",
+		`kiln_cells_waiting{template="go"}`:     "0",
+	})
+}
+
 type builderFunc func(context.Context) error
 
 func (f builderFunc) BuildRevision(ctx context.Context, r orchestrator.Revision, _ orchestrator.Template, _ func(orchestrator.BuildEvent)) (orchestrator.Image, error) {
