@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"io/fs"
 	"iter"
@@ -207,7 +206,7 @@ func (f *fakeFunctions) SetSecret(_ context.Context, name string, functions []st
 		return orchestrator.SecretInfo{}, nil, f.err
 	}
 	f.secrets[name] = value
-	return fakeSecret(name, functions...), []orchestrator.Rolled{{Function: "a"}, {Function: "b", Err: errors.New("it did not start")}}, nil
+	return fakeSecret(name, functions...), []orchestrator.Rolled{{Function: "a"}, {Function: "b", Err: orchestrator.Errorf(orchestrator.ErrFunction, "instance-start-failed", "it did not start")}}, nil
 }
 
 func (f *fakeFunctions) RemoveSecret(_ context.Context, name string) error {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/kilnfaas/kiln/gateway/api"
+	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/orchestrator"
 )
 
@@ -55,7 +56,7 @@ func (s *Server) putSecret(w http.ResponseWriter, r *http.Request) error {
 	for _, one := range rolled {
 		f := api.RolledFunction{Function: one.Function}
 		if one.Err != nil {
-			f.Error = one.Err.Error()
+			f.Error = problem.Document(one.Err, "").Detail // causes are for the log
 			s.Log.Warn("a function keeps the old value of a secret", "function", one.Function, "secret", set.Name, "error", one.Err)
 		}
 		changed.Rolled = append(changed.Rolled, f)

@@ -33,13 +33,28 @@ func (s *Service) Secrets(context.Context) ([]SecretInfo, error) {
 
 var errNoVault = Errorf(ErrUnavailable, "secrets-unavailable", "this gateway keeps no secrets")
 
-// users returns the functions whose live settings name a secret.
+// users returns the functions whose live settings name a secret, for their
+// instances or for a trigger.
 func (s *Service) users(secret string) []string {
+	return s.whose(func(spec Spec) bool {
+		return holds(spec, secret) || slices.ContainsFunc(spec.Triggers, func(t Trigger) bool { return t.Settings["secret"] == secret })
+	})
+}
+
+// holders returns those of the users whose instances have the secret.
+func (s *Service) holders(secret string) []string {
+	return s.whose(func(spec Spec) bool { return holds(spec, secret) })
+}
+
+func holds(spec Spec, secret string) bool { return slices.Contains(spec.Secrets, secret) }
+
+// whose returns the functions whose live settings fit, sorted.
+func (s *Service) whose(fits func(Spec) bool) []string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var names []string
 	for name, f := range s.functions {
-		if slices.Contains(f.Spec.Secrets, secret) {
+		if fits(f.Spec) {
 			names = append(names, name)
 		}
 	}
@@ -73,8 +88,7 @@ func (s *Service) SetSecret(ctx context.Context, name string, functions []string
 	if s.Vault == nil {
 		return SecretInfo{}, nil, errNoVault
 	}
-	users := s.users(name)
-	for _, function := range users {
+	for _, function := range s.users(name) {
 		if !matchesAny(functions, function) {
 			return SecretInfo{}, nil, Errorf(ErrConflict, "secret-in-use", "the function %s uses the secret %s and would not be allowed to", function, name).
 				WithHint("name it among the functions that may, or take the secret out of its settings first")
@@ -84,7 +98,7 @@ func (s *Service) SetSecret(ctx context.Context, name string, functions []string
 	if err != nil {
 		return SecretInfo{}, nil, err
 	}
-	return SecretInfo{secret, s.users(name)}, s.rollAll(ctx, s.users(name)), nil
+	return SecretInfo{secret, s.users(name)}, s.rollAll(ctx, s.holders(name)), nil
 }
 
 // RemoveSecret forgets a secret that no function uses.
@@ -92,7 +106,7 @@ func (s *Service) RemoveSecret(ctx context.Context, name string) error {
 	if s.Vault == nil {
 		return errNoVault
 	}
-	if users := append(s.users(name), s.triggerUsers(name)...); len(users) > 0 {
+	if users := append(s.holders(name), s.triggerUsers(name)...); len(users) > 0 {
 		return Errorf(ErrConflict, "secret-in-use", "the secret %s is used by %s", name, strings.Join(users, ", ")).
 			WithHint("take it out of their function.yaml and deploy them, or give it another value with `kiln secret set %s`", name)
 	}

@@ -161,13 +161,22 @@ func TestSecretRefusals(t *testing.T) {
 	wantCode(t, b.RemoveSecret(t.Context(), "A"), "secret-in-use", "kiln secret set A")
 	_, _, err := b.SetSecret(t.Context(), "A", []string{"mail"}, []byte("x"))
 	wantCode(t, err, "secret-in-use", "")
+	hooked := spec("hooked")
+	hooked.Triggers = []orchestrator.Trigger{{Name: "pushes", Type: "k", Settings: orchestrator.Settings{"secret": "B"}}}
+	b.mustDeploy(t, hooked, "sha256:a")
+	_, _, err = b.SetSecret(t.Context(), "B", []string{"mail"}, []byte("x"))
+	wantCode(t, err, "secret-in-use", "")
+	wantCode(t, b.RemoveSecret(t.Context(), "B"), "secret-in-use", "kiln secret set B")
+	if rolled := b.set(t, "B"); len(rolled) != 0 {
+		t.Errorf("rolled %+v, whose instances do not have it", rolled)
+	}
 	if err := b.RemoveSecret(t.Context(), "OURS"); err != nil {
 		t.Errorf("RemoveSecret of one that only an old revision uses: %v", err)
 	}
 	_, _, err = b.Rollback(t.Context(), "shop-a", "")
 	wantCode(t, err, "secret-unknown", "kiln secret set OURS")
 	infos, err := b.Secrets(t.Context())
-	if err != nil || len(infos) != 2 || !cmp.Equal(infos[0].UsedBy, []string{"shop-b"}) || infos[0].Sealed != nil {
+	if err != nil || len(infos) != 2 || !cmp.Equal(infos[0].UsedBy, []string{"shop-b"}) || !cmp.Equal(infos[1].UsedBy, []string{"hooked"}) || infos[0].Sealed != nil {
 		t.Errorf("Secrets = %+v, %v", infos, err)
 	}
 	none := open(t, newStore(t))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -87,9 +88,32 @@ func (t *tool) secretValue(cmd *cobra.Command, args []string) (value io.Reader, 
 		return t.in, done, nil
 	}
 	fmt.Fprintf(t.err, "Value of %s (not shown): ", args[0])
-	line, err := term.ReadPassword(int(in.Fd()))
+	line, err := readHidden(cmd.Context(), int(in.Fd()))
 	fmt.Fprintln(t.err)
 	return strings.NewReader(string(line)), done, err
+}
+
+// readHidden reads a line that the terminal does not show. Reading does not see
+// signals: when ctx ends first, the terminal is made as it was, and what still
+// reads ends with the process.
+func readHidden(ctx context.Context, terminal int) ([]byte, error) {
+	before, err := term.GetState(terminal)
+	if err != nil {
+		return nil, err
+	}
+	var line []byte
+	read := make(chan error, 1)
+	go func() {
+		typed, err := term.ReadPassword(terminal)
+		line = typed
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		return line, err
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), term.Restore(terminal, before))
+	}
 }
 
 func (t *tool) setSecret(ctx context.Context, secret orchestrator.Secret, value io.Reader) error {

@@ -375,8 +375,12 @@ func TestASecretThatIsGoneIsTheFunctionsError(t *testing.T) {
 	})
 	rel := release(func(r *orchestrator.Release) { r.Spec.Secrets = []string{"API_KEY"} })
 	r.full(t, rel)
+	before := len(r.cells(t))
 	if _, err := r.Launch(t.Context(), pool.Order{Release: rel}); !errors.Is(err, orchestrator.ErrFunction) {
 		t.Errorf("got %v", err)
+	}
+	if after := len(r.cells(t)); after != before {
+		t.Errorf("%d of %d cells are left: one was spent on what cannot start", after, before)
 	}
 }
 

@@ -50,13 +50,17 @@ func (l *Launcher) Launch(ctx context.Context, order pool.Order) (pool.Launched,
 	if order.Proof || order.Priority != capacity.Caller || l.unfit(order.Release) != "" {
 		return l.config.Next.Launch(ctx, order)
 	}
+	secrets, err := l.config.Secrets.Of(order.Release)
+	if err != nil { // before a cell is spent on it
+		return pool.Launched{}, fmt.Errorf("start an instance of %s: %w", order.Release.Spec.Name, err)
+	}
 	l.countCold(order.Release.Template)
 	for range maxCells {
 		c, loadCtx := l.claim(ctx, order.Release.Template)
 		if c == nil {
 			break
 		}
-		err := l.load(loadCtx, c, order.Release)
+		err := l.load(loadCtx, c, order.Release, secrets)
 		l.settle(c, err == nil)
 		switch {
 		case err == nil:
@@ -84,7 +88,7 @@ func (l *Launcher) countCold(template orchestrator.Template) {
 
 // load makes a cell an instance. The limits change beside the load, not before
 // it: that call takes longer than most loads.
-func (l *Launcher) load(ctx context.Context, c *cell, release orchestrator.Release) error {
+func (l *Launcher) load(ctx context.Context, c *cell, release orchestrator.Release, secrets map[string][]byte) error {
 	ctx, cancel := context.WithTimeout(ctx, launch.DefaultStartTimeout)
 	defer cancel()
 	limited := make(chan error, 1)
@@ -95,7 +99,7 @@ func (l *Launcher) load(ctx context.Context, c *cell, release orchestrator.Relea
 		}
 		limited <- nil
 	}()
-	err := l.send(ctx, c, release)
+	err := l.send(ctx, c, release, secrets)
 	if err != nil {
 		cancel()
 	}
@@ -117,11 +121,7 @@ func (l *Launcher) load(ctx context.Context, c *cell, release orchestrator.Relea
 
 // send puts the environment, the secrets and the code into a cell and reads its
 // verdict.
-func (l *Launcher) send(ctx context.Context, c *cell, release orchestrator.Release) error {
-	secrets, err := l.config.Secrets.Of(release)
-	if err != nil {
-		return fmt.Errorf("begin a load: %w", err)
-	}
+func (l *Launcher) send(ctx context.Context, c *cell, release orchestrator.Release, secrets map[string][]byte) error {
 	env := release.Env()
 	if c.calls != "" {
 		env[orchestrator.EnvInstanceToken] = c.calls

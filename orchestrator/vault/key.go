@@ -75,7 +75,7 @@ func makeKey(path string) (key, error) {
 	if err != nil {
 		return key{}, err
 	}
-	defer os.Remove(file.Name()) // fails once linked
+	defer os.Remove(file.Name()) // the link below keeps the file
 	_, err = fmt.Fprintf(file, "# Opens the secrets of this Kiln gateway. Keep a copy elsewhere.\n# public key: %s\n%s\n", identity.Recipient(), identity)
 	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return key{}, err

@@ -1,5 +1,6 @@
 // Package vault keeps the values of secrets: encrypted at rest with age, and
-// opened only for the instance that is being started. It alone imports age.
+// opened only for an instance that is being started and for triggers. It alone
+// imports age.
 //
 // The key is a file. One is made when there is none and nothing was sealed yet;
 // that it is missing, open to others, or another one than the secrets were
@@ -66,7 +67,8 @@ func Open(ctx context.Context, config Config) (*Vault, error) {
 			WithHint("restore the file from its backup, or name it with secrets_key_file; docs/operations.md says what to do when it is lost")
 	case errors.Is(err, fs.ErrNotExist):
 		if v.key, err = makeKey(config.KeyFile); err != nil {
-			return nil, fmt.Errorf("make the key of secrets: %w", err)
+			return nil, unusable(config.KeyFile, "cannot be made: %w", err).
+				WithHint("let the gateway's user write to its folder, which has to be there, or name another file with secrets_key_file")
 		}
 		config.Logger.Info("made the key of secrets; keep a copy of it elsewhere", "file", config.KeyFile)
 	case err != nil:
@@ -238,7 +240,8 @@ func (v *Vault) Versions(names []string) map[string]uint64 {
 	return versions
 }
 
-// Values opens the secrets of a function, for an instance that is being started.
+// Values opens the secrets of a function, for an instance that is being started
+// or one of its triggers.
 // The error is ErrFunction when one is not there or not for it.
 func (v *Vault) Values(function string, names []string) (map[string][]byte, error) {
 	if err := v.check(orchestrator.ErrFunction, function, names); err != nil {

@@ -172,6 +172,8 @@ func TestTheKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(t, store, key)
+	_, err = vault.Open(t.Context(), vault.Config{Store: storetest.NewFakeSecrets(), KeyFile: filepath.Join(t.TempDir(), "absent", "key")})
+	wantError(t, err, orchestrator.ErrInvalid, "secrets-key-unusable")
 }
 
 // TestSwappedSecrets: who can write to the store cannot give a function another's
