@@ -52,8 +52,7 @@ func (e *Engine) Pause(ctx context.Context, function, trigger string) (orchestra
 		return orchestrator.TriggerStatus{}, err
 	}
 	now := time.Now().UTC().Round(0)
-	err = r.write(ctx, func(state *orchestrator.TriggerState) {
-		r.become(state)
+	err = r.change(ctx, func(state *orchestrator.TriggerState) {
 		if state.PausedAt.IsZero() {
 			state.PausedAt = now
 		}
@@ -80,8 +79,7 @@ func (e *Engine) Resume(ctx context.Context, function, trigger string) (orchestr
 	if err != nil {
 		return orchestrator.TriggerStatus{}, err
 	}
-	err = r.write(ctx, func(state *orchestrator.TriggerState) {
-		r.become(state)
+	err = r.change(ctx, func(state *orchestrator.TriggerState) {
 		state.PausedAt = time.Time{}
 	})
 	if err != nil {

@@ -222,6 +222,9 @@ func TestEventIsCompleted(t *testing.T) {
 			got[0].OrderingKey != "p" || got[0].Path != "/" || string(got[0].Body) != "{}" || h.Get("Content-Type") != "application/json" {
 			t.Errorf("call = %+v", got[0])
 		}
+		if strings.Contains(got[0].IdempotencyKey, r.state("t").ID) {
+			t.Errorf("the key %s tells the trigger's address", got[0].IdempotencyKey)
+		}
 		if len(got[1].IdempotencyKey) > 256 {
 			t.Errorf("an idempotency key has %d characters", len(got[1].IdempotencyKey))
 		}
@@ -566,6 +569,31 @@ func TestTestEvent(t *testing.T) {
 		}
 		if _, err := r.engine.Test(t.Context(), "f", "other"); !errors.Is(err, orchestrator.ErrNotFound) {
 			t.Errorf("Test of an unknown trigger = %v, want the class not found", err)
+		}
+	})
+}
+
+// TestForgetIsTriedAgainAfterRunsThatFailed: an outside that is away fails both.
+func TestForgetIsTriedAgainAfterRunsThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		r := newRig(t, map[string]orchestrator.Source{"k": source{
+			run: func(context.Context, orchestrator.Trigger, orchestrator.Feed) error { return errors.New("away") },
+			forget: func(string, []byte) error {
+				if tries++; tries < 3 {
+					return errors.New("away")
+				}
+				return nil
+			},
+		}})
+		r.engine.Serve("f", one("k"))
+		r.open()
+		time.Sleep(time.Hour)
+		r.engine.Remove("f")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if tries != 3 {
+			t.Errorf("Forget was tried %d times, want until it went well", tries)
 		}
 	})
 }

@@ -28,8 +28,6 @@ const (
 	// well below what the journal takes in one go.
 	maxTogether      = 64
 	maxTogetherBytes = 512 << 10
-	// maxPlainID is the longest id that becomes part of an idempotency key as it is.
-	maxPlainID = 128
 )
 
 // feed is an orchestrator.Feed.
@@ -218,14 +216,12 @@ func (r *runner) request(id string, e *orchestrator.CloudEvent) (events.Request,
 	if err := e.Validate(); err != nil {
 		return events.Request{}, err
 	}
-	key := e.ID
-	if len(key) > maxPlainID {
-		sum := sha256.Sum256([]byte(key))
-		key = hex.EncodeToString(sum[:])
-	}
+	// Keys are shown to all who may look at invocations; the trigger's id, which is
+	// the right to send to a Receiver, is not.
+	sum := sha256.Sum256([]byte(id + "\x00" + e.ID))
 	return events.Request{
 		Function: r.name.function, Path: "/", Header: cloudevents.Header(*e), Body: e.Data,
-		OrderingKey: e.Extensions[orchestrator.PartitionKey], IdempotencyKey: "trigger/" + id + "/" + key,
+		OrderingKey: e.Extensions[orchestrator.PartitionKey], IdempotencyKey: "trigger/" + hex.EncodeToString(sum[:]),
 	}, nil
 }
 

@@ -107,7 +107,7 @@ const (
 // next decides what to do from what is wanted and what is stored; mu is held.
 func (r *runner) next() step {
 	switch {
-	case r.renew, r.want != nil && r.state.Version != 0 && r.want.Type != r.state.Trigger.Type:
+	case r.outdated():
 		return stepClear
 	case r.want == nil:
 		return stepEnd
@@ -122,7 +122,7 @@ func (r *runner) next() step {
 // serve is the runner's goroutine.
 func (r *runner) serve() {
 	defer r.engine.work.Done()
-	failures := 0
+	failures, last := 0, stepEnd // in a row, of one step
 	for r.engine.ctx.Err() == nil {
 		select {
 		case <-r.wake: // what it tells of is seen now
@@ -131,6 +131,9 @@ func (r *runner) serve() {
 		r.mu.Lock()
 		step := r.next()
 		r.mu.Unlock()
+		if step != last {
+			failures, last = 0, step
+		}
 		var err error
 		switch step {
 		case stepEnd:
@@ -191,7 +194,7 @@ func (r *runner) rest(pause time.Duration) {
 
 // become makes a state that of the trigger that is wanted; mu is held.
 func (r *runner) become(state *orchestrator.TriggerState) {
-	if r.want == nil || r.renew || state.Version != 0 && state.Trigger.Type != r.want.Type {
+	if r.want == nil || r.outdated() {
 		return // what is stored goes first
 	}
 	if state.Version == 0 {
@@ -258,7 +261,7 @@ func (r *runner) clear(failures int) error {
 	r.mu.Unlock()
 	if forgetter, ok := r.engine.cfg.Sources[state.Trigger.Type].(orchestrator.Forgetter); ok && state.Version != 0 {
 		ctx, cancel := context.WithTimeout(r.engine.ctx, orchestrator.ForgetTimeout)
-		err := forgetter.Forget(ctx, state.Trigger, state.ID, state.Position)
+		err := protect(func() error { return forgetter.Forget(ctx, state.Trigger, state.ID, state.Position) })
 		cancel()
 		if err != nil && (failures < orchestrator.ForgetTries-1 || r.engine.ctx.Err() != nil) {
 			return fmt.Errorf("clear away what a removed trigger has left outside: %w", err)
@@ -355,4 +358,26 @@ func protect(f func() error) (err error) {
 		}
 	}()
 	return f()
+}
+
+// outdated says whether what is stored belongs to a trigger that went, and has to
+// be cleared away; mu is held.
+func (r *runner) outdated() bool {
+	return r.renew || r.want != nil && r.state.Version != 0 && r.want.Type != r.state.Trigger.Type
+}
+
+// change stores what people changed of a trigger. It refuses while the one before
+// it is cleared away: the change would go with that.
+func (r *runner) change(ctx context.Context, edit func(*orchestrator.TriggerState)) error {
+	early := false
+	err := r.write(ctx, func(state *orchestrator.TriggerState) {
+		if early = r.want == nil || r.outdated(); !early {
+			r.become(state)
+			edit(state)
+		}
+	})
+	if err == nil && early {
+		err = orchestrator.Errorf(orchestrator.ErrUnavailable, "trigger-starting", "what the trigger was before is still cleared away").WithHint("try again in a moment")
+	}
+	return err
 }

@@ -35,6 +35,8 @@ const (
 	minSecret = 8
 	// maxDeliveryID bounds the id that a sender gives an event.
 	maxDeliveryID = 256
+	// missingRetry is when senders are to try again whose secret is not there.
+	missingRetry = time.Minute
 )
 
 // Source is an orchestrator.Receiver.
@@ -174,7 +176,7 @@ func (source Source) Receive(ctx context.Context, trigger orchestrator.Trigger, 
 	key, err := source.secret(ctx, s, feed)
 	if err != nil {
 		// The sender cannot mend it, and is to try again.
-		return orchestrator.Reply{}, &orchestrator.Error{Class: orchestrator.ErrUnavailable, Code: "hook-unavailable", Detail: "the secret of this hook is not there", Cause: err}
+		return orchestrator.Reply{}, &orchestrator.Error{Class: orchestrator.ErrUnavailable, Code: "hook-unavailable", Detail: "the secret of this hook is not there", Cause: err, RetryAfter: missingRetry}
 	}
 	if err := s.verify(key, request, time.Now()); err != nil {
 		return orchestrator.Reply{}, err
