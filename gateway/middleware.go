@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/kilnfaas/kiln/gateway/api"
@@ -40,7 +41,7 @@ func (s *Server) control(route route) http.Handler {
 				s.panicked(answer, r, id, cause)
 			}
 			if s.Log.Enabled(r.Context(), slog.LevelDebug) {
-				s.Log.Debug("request", "method", r.Method, "path", r.URL.Path, "status", answer.status,
+				s.Log.Debug("request", "method", r.Method, "path", logged(r), "status", answer.status,
 					"duration", time.Since(start), "request_id", id)
 			}
 		}()
@@ -86,13 +87,22 @@ func (s *Server) fail(w *answer, r *http.Request, id string, err error) {
 	status := problem.Status(err)
 	switch {
 	case problem.Defect(err):
-		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "request_id", id, "error", err)
+		s.Log.Error("request failed", "method", r.Method, "path", logged(r), "request_id", id, "error", err)
 	case status == http.StatusServiceUnavailable:
-		s.Log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "request_id", id, "error", err)
+		s.Log.Warn("request failed", "method", r.Method, "path", logged(r), "request_id", id, "error", err)
 	}
 	if w.status == 0 && status != problem.StatusClientGone {
 		problem.Write(w, r, err)
 	}
+}
+
+// logged is a request's path as the log may have it: whoever knows the address of
+// a hook can send there.
+func logged(r *http.Request) string {
+	if strings.HasPrefix(r.URL.Path, hooksPrefix) {
+		return hooksPrefix + "…"
+	}
+	return r.URL.Path
 }
 
 // panicked answers for a handler that panicked.
@@ -100,7 +110,7 @@ func (s *Server) panicked(w *answer, r *http.Request, id string, cause any) {
 	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(http.ErrAbortHandler) // somebody wants the connection cut
 	}
-	s.Log.Error("handler panicked", "method", r.Method, "path", r.URL.Path, "request_id", id,
+	s.Log.Error("handler panicked", "method", r.Method, "path", logged(r), "request_id", id,
 		"panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
 	if w.status != 0 {
 		panic(http.ErrAbortHandler) // half an answer must not look whole
