@@ -43,18 +43,23 @@ var open = []string{"GET /healthz", "GET /readyz", "GET /openapi.yaml", "POST /a
 // that is not here is for administrators.
 func allowed(method, path string) []orchestrator.Scope {
 	const deploy, invoke, read = orchestrator.ScopeDeploy, orchestrator.ScopeInvoke, orchestrator.ScopeRead
+	const files, filesRead = orchestrator.ScopeFiles, orchestrator.ScopeFilesRead
 	switch {
-	case path == "/v1/version", strings.HasPrefix(path, "/v1/templates"):
+	case path == "/v1/version", strings.HasPrefix(path, "/v1/templates"), path == "/v1/invocations/{id}" && method == "GET":
+		return []orchestrator.Scope{deploy, invoke, read, files, filesRead}
+	case path == "/v1/invocations" && method == "GET":
 		return []orchestrator.Scope{deploy, invoke, read}
-	case strings.HasPrefix(path, "/v1/invocations") && method == "GET":
-		return []orchestrator.Scope{deploy, invoke, read}
+	case strings.HasPrefix(path, "/v1/buckets") && method != "GET":
+		return []orchestrator.Scope{deploy, files}
+	case strings.HasPrefix(path, "/v1/buckets"):
+		return []orchestrator.Scope{deploy, read, files, filesRead}
 	case strings.HasPrefix(path, "/v1/invocations"), strings.HasSuffix(path, "/dead-letters/replay"), strings.HasSuffix(path, "/{trigger}/test"):
 		return []orchestrator.Scope{invoke}
 	case path == "/upload", strings.HasPrefix(path, "/v1/functions") && method != "GET":
 		return []orchestrator.Scope{deploy}
-	case strings.HasPrefix(path, "/v1/secrets/"), strings.HasPrefix(path, "/v1/buckets") && method != "GET":
+	case strings.HasPrefix(path, "/v1/secrets/"):
 		return []orchestrator.Scope{deploy}
-	case strings.HasPrefix(path, "/v1/functions"), strings.HasPrefix(path, "/v1/buckets"), path == "/v1/secrets", path == "/metrics", path == "/v1/triggers":
+	case strings.HasPrefix(path, "/v1/functions"), path == "/v1/secrets", path == "/metrics", path == "/v1/triggers":
 		return []orchestrator.Scope{deploy, read}
 	}
 	return nil

@@ -142,6 +142,7 @@ func TestBucketsWantATokenForAll(t *testing.T) {
 	}
 	read, write := secret("r", nil, orchestrator.ScopeRead), secret("w", nil, orchestrator.ScopeDeploy)
 	invoke, bound := secret("i", nil, orchestrator.ScopeInvoke), secret("b", []string{"*"}, orchestrator.ScopeDeploy)
+	files := secret("f", nil, orchestrator.ScopeFiles)
 	for _, inside := range []bool{false, true} {
 		f.Inside = func(netip.Addr) bool { return inside }
 		for _, test := range []struct {
@@ -151,11 +152,16 @@ func TestBucketsWantATokenForAll(t *testing.T) {
 			{"", "GET", "/v1/buckets/files/a/d.txt", 401}, {invoke, "GET", "/v1/buckets/files/a/d.txt", 403}, {bound, "GET", "/v1/buckets/files/a/d.txt", 403},
 			{read, "GET", "/v1/buckets/files/a/d.txt", 200}, {read, "PUT", "/v1/buckets/files/b", 403}, {read, "DELETE", "/v1/buckets/files/a/d.txt", 403},
 			{write, "PUT", "/v1/buckets/files/a/d.txt", 200}, {write, "GET", "/v1/buckets", 200}, {"", "GET", "/v1/buckets", 401},
+			{files, "PUT", "/v1/buckets/files/a/d.txt", 200}, {files, "GET", "/v1/buckets", 200},
 		} {
 			if got := f.call(t, test.method, test.path, digits, "Authorization", test.token, "Content-Type", "text/plain"); got.status != test.status {
 				t.Errorf("inside %v: %s %s: %d, want %d", inside, test.method, test.path, got.status, test.status)
 			}
 		}
+	}
+	f.Inside = nil
+	if got := f.call(t, "GET", "/v1/functions", "", "Authorization", files); got.status != 403 {
+		t.Errorf("a token for files lists functions: %d", got.status)
 	}
 }
 

@@ -30,6 +30,8 @@ const (
 	deployer = orchestrator.ScopeDeploy
 	invoker  = orchestrator.ScopeInvoke
 	reader   = orchestrator.ScopeRead
+	filer    = orchestrator.ScopeFiles
+	viewer   = orchestrator.ScopeFilesRead
 )
 
 // route is one row of the API.
@@ -73,11 +75,11 @@ func (s *Server) table() []route {
 		{"POST", "/v1/functions/{name}/triggers/{trigger}/pause", deployer, s.pauseTrigger()},
 		{"POST", "/v1/functions/{name}/triggers/{trigger}/resume", deployer, s.resumeTrigger()},
 		{"POST", "/v1/functions/{name}/triggers/{trigger}/test", invoker, s.testTrigger},
-		{"GET", "/v1/buckets", reader, s.listBuckets},
-		{"GET", "/v1/buckets/{name}", reader, s.listObjects},
-		{"GET", "/v1/buckets/{name}/" + rest, reader, s.getObject},
-		{"PUT", "/v1/buckets/{name}/" + rest, deployer, s.putObject},
-		{"DELETE", "/v1/buckets/{name}/" + rest, deployer, s.deleteObject},
+		{"GET", "/v1/buckets", viewer, s.listBuckets},
+		{"GET", "/v1/buckets/{name}", viewer, s.listObjects},
+		{"GET", "/v1/buckets/{name}/" + rest, viewer, s.getObject},
+		{"PUT", "/v1/buckets/{name}/" + rest, filer, s.putObject},
+		{"DELETE", "/v1/buckets/{name}/" + rest, filer, s.deleteObject},
 		{"GET", "/v1/templates", needToken, s.listTemplates},
 		{"GET", "/v1/templates/{name}", needToken, s.getTemplate},
 		{"GET", "/v1/templates/{name}/scaffold", needToken, s.scaffold},

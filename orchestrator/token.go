@@ -10,17 +10,22 @@ import (
 // Scope is a right that a token gives.
 type Scope string
 
-// The scopes. Admin has all the others, and deploy has read: who changes a
+// The scopes. Admin has all the others, and deploy all but invoke: who changes a
 // function looks at what came of it.
 const (
 	ScopeAdmin  Scope = "admin"  // everything, tokens included
 	ScopeDeploy Scope = "deploy" // deploy, change, roll back and remove functions
 	ScopeInvoke Scope = "invoke" // call functions that want a token
 	ScopeRead   Scope = "read"   // look at functions, logs and figures
+	// For buckets alone: what a function is given that keeps files.
+	ScopeFiles     Scope = "files"      // write, remove and read objects
+	ScopeFilesRead Scope = "files-read" // read objects
 )
 
 // Scopes returns all scopes, the strongest first.
-func Scopes() []Scope { return []Scope{ScopeAdmin, ScopeDeploy, ScopeInvoke, ScopeRead} }
+func Scopes() []Scope {
+	return []Scope{ScopeAdmin, ScopeDeploy, ScopeInvoke, ScopeRead, ScopeFiles, ScopeFilesRead}
+}
 
 // Token is a right to use the gateway. What its holder shows is not in it: only
 // the SHA-256 of that is kept.
@@ -41,10 +46,17 @@ type Token struct {
 	Version uint64 `json:"-"`
 }
 
+// includes are the scopes that one brings along; admin brings all.
+var includes = map[Scope][]Scope{
+	ScopeDeploy: {ScopeRead, ScopeFiles, ScopeFilesRead},
+	ScopeRead:   {ScopeFilesRead},
+	ScopeFiles:  {ScopeFilesRead},
+}
+
 // Can says whether the token has a scope.
 func (t Token) Can(scope Scope) bool {
 	for _, has := range t.Scopes {
-		if has == scope || has == ScopeAdmin || has == ScopeDeploy && scope == ScopeRead {
+		if has == scope || has == ScopeAdmin || slices.Contains(includes[has], scope) {
 			return true
 		}
 	}

@@ -21,6 +21,7 @@ func (t *tool) tokenCommand() *cobra.Command {
   read     look at functions, their logs and the metrics
   deploy   deploy, change, roll back and remove functions; and read
   invoke   call functions whose access is "token"
+  files    write and read objects of buckets; files-read only reads
   admin    everything, tokens included`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -67,7 +68,7 @@ keeps its SHA-256, so that it can never be shown again.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&scopes, "scope", nil, "admin, deploy, invoke or read; several with commas")
+	flags.StringSliceVar(&scopes, "scope", nil, "admin, deploy, invoke, read, files or files-read; several with commas")
 	flags.StringSliceVar(&functions, "function", nil, "pattern of function names, such as 'team-a-*'; none = all functions")
 	flags.DurationVar(&expires, "expires", 0, "time until the token expires, such as 720h; 0 = never")
 	flags.Float64Var(&rate.PerSecond, "rate", 0, "requests per second on average; 0 = no bound")

@@ -216,7 +216,7 @@ func TestLastUse(t *testing.T) {
 func TestScopesAndPatterns(t *testing.T) {
 	const admin, deploy, invoke, read = orchestrator.ScopeAdmin, orchestrator.ScopeDeploy, orchestrator.ScopeInvoke, orchestrator.ScopeRead
 	for has, can := range map[orchestrator.Scope][]orchestrator.Scope{
-		admin: {admin, deploy, invoke, read}, deploy: {deploy, read}, invoke: {invoke}, read: {read},
+		admin: {admin, deploy, invoke, read}, deploy: {deploy, read, "files", "files-read"}, invoke: {invoke}, read: {read, "files-read"}, "files": {"files", "files-read"}, "files-read": {"files-read"},
 	} {
 		token := orchestrator.Token{Scopes: scopes(has)}
 		granted := map[orchestrator.Scope]bool{}
