@@ -209,16 +209,8 @@ func (t *tool) bucketRm() *cobra.Command {
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: t.bucketNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return t.withClient(cmd, func(ctx context.Context, client *api.Client) error {
-				var errs []error
-				for _, key := range args[1:] {
-					err := client.DeleteObject(ctx, args[0], key)
-					if err == nil {
-						fmt.Fprintf(t.err, "%s is gone\n", key)
-					}
-					errs = append(errs, err)
-				}
-				return errors.Join(errs...)
+			return t.removeEach(cmd, args[1:], callTimeout, func(client *api.Client, ctx context.Context, key string) error {
+				return client.DeleteObject(ctx, args[0], key)
 			})
 		},
 	}

@@ -25,6 +25,9 @@ const (
 	// markEvery is how many chunks lie between two whose sequence is known: as many
 	// are read in vain at most, 8 MiB, before a range begins.
 	markEvery = 16
+	// objectReserve is what uploads leave free, in bytes: everything else that
+	// Kiln writes goes on when files have filled the disk.
+	objectReserve = 512 << 20
 )
 
 // contents are the chunks that objects consist of: each upload has a subject of
@@ -182,7 +185,7 @@ func contentError(ctx context.Context, err error) error {
 }
 
 func (c *contents) writeChunk(ctx context.Context, u upload, chunk []byte) (uint64, error) {
-	if err := c.server.room(len(chunk)); err != nil {
+	if err := c.server.roomBeyond(len(chunk), objectReserve); err != nil {
 		return 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)

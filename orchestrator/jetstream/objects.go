@@ -28,6 +28,8 @@ const (
 	// maxTransfers bounds what is written and read at once: each holds up to three
 	// pieces in memory.
 	maxTransfers = 64
+	// maxListings bounds listings at once: each holds the keys of a folder.
+	maxListings = 4
 	// lookAgain is when Changes looks although nothing told it to: the
 	// acknowledgement of a write may have been lost.
 	lookAgain = 30 * time.Second
@@ -42,6 +44,8 @@ type Buckets struct {
 	index   *bucket
 	content *contents
 	slots   chan struct{} // holds a token for each transfer
+	// listings holds a token for each listing that reads keys.
+	listings chan struct{}
 
 	mu      sync.Mutex
 	waiting map[string]chan struct{} // guarded by mu: closed at the next change of a bucket
@@ -76,7 +80,7 @@ func NewBuckets(ctx context.Context, server *Server) (*Buckets, error) {
 		return nil, classify(ctx, "open the buckets", err)
 	}
 	b := &Buckets{
-		server: server, index: index, content: content, slots: make(chan struct{}, maxTransfers),
+		server: server, index: index, content: content, slots: make(chan struct{}, maxTransfers), listings: make(chan struct{}, maxListings),
 		waiting: map[string]chan struct{}{}, swept: make(chan struct{}),
 	}
 	ctx, b.stop = context.WithCancel(context.Background())
@@ -186,6 +190,12 @@ func (b *Buckets) Buckets(ctx context.Context) ([]string, error) {
 func (b *Buckets) keys(ctx context.Context, filter string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
+	select {
+	case b.listings <- struct{}{}:
+		defer func() { <-b.listings }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	prefix := "$KV." + objectsBucket + "."
 	info, err := b.index.stream.Info(ctx, jetstream.WithSubjectFilter(prefix+filter))
 	if err != nil {
@@ -310,7 +320,7 @@ func (b *Buckets) PutObject(ctx context.Context, o orchestrator.Object, content 
 	defer b.leave()
 	key := objectKey(o.Bucket, o.Key)
 	// What would be refused in the end is refused before it is sent.
-	if _, _, err := b.askAbout(ctx, key, may); err != nil {
+	if _, _, err := b.admit(ctx, key, may); err != nil {
 		return orchestrator.Object{}, false, classify(ctx, "store an object", err)
 	}
 	d, err := b.content.write(ctx, key, content)
@@ -338,14 +348,21 @@ func (b *Buckets) askAbout(ctx context.Context, key string, may orchestrator.Obj
 	return there, sequence, may(&there.Object)
 }
 
+// admit returns what is there if it may be written over; where nothing is, there
+// has to be room for one more.
+func (b *Buckets) admit(ctx context.Context, key string, may orchestrator.ObjectCheck) (*described, uint64, error) {
+	there, sequence, err := b.askAbout(ctx, key, may)
+	if err == nil && there == nil {
+		err = b.full(ctx)
+	}
+	return there, sequence, err
+}
+
 // commit makes a content that was written that of an object.
 func (b *Buckets) commit(ctx context.Context, key string, d *described, may orchestrator.ObjectCheck) (created bool, err error) {
 	written := upload{key, d.Upload}
 	for {
-		there, sequence, err := b.askAbout(ctx, key, may)
-		if err == nil && there == nil {
-			err = b.full(ctx)
-		}
+		there, sequence, err := b.admit(ctx, key, may)
 		if err != nil {
 			b.content.discard(context.WithoutCancel(ctx), written)
 			return false, err

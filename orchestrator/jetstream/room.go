@@ -14,7 +14,10 @@ const diskReserve = 64 << 20
 
 // room says whether the disk has space for size bytes more: ErrExhausted when
 // not. The disk of an external server is that server's care.
-func (s *Server) room(size int) error {
+func (s *Server) room(size int) error { return s.roomBeyond(size, diskReserve) }
+
+// roomBeyond is room with another reserve, in bytes.
+func (s *Server) roomBeyond(size int, reserve int64) error {
 	if s.dir == "" {
 		return nil
 	}
@@ -23,9 +26,9 @@ func (s *Server) room(size int) error {
 		return orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "ask for the free space of %s: %w", s.dir, err)
 	}
 	free := int64(stat.Bavail) * stat.Bsize
-	if free < int64(size)+diskReserve {
+	if free < int64(size)+reserve {
 		return orchestrator.Errorf(orchestrator.ErrExhausted, "store-full",
-			"the disk of the data folder has %d MiB free, %d MiB are kept in reserve", free>>20, int64(diskReserve)>>20).
+			"the disk of the data folder has %d MiB free, %d MiB are kept in reserve", free>>20, reserve>>20).
 			WithHint("make room on the disk that holds %s", s.dir)
 	}
 	return nil

@@ -110,7 +110,10 @@ func New(dir string, settings ...string) (*Cluster, error) {
 	if c.log, err = os.Create(filepath.Join(c.dir, "log")); err != nil {
 		return nil, err
 	}
-	return c, c.Start()
+	if err := c.Start(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // own makes the folder, and finds somebody to run the server, which refuses to be
