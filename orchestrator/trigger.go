@@ -144,8 +144,8 @@ func (t *Trigger) UnmarshalJSON(data []byte) error {
 //
 // At least once: a source confirms to the outside (an acknowledgement, a
 // confirmed LSN) or moves its position on only after Feed.Deliver returned nil. It
-// gives the same event the same ID whenever it reads it: the engine makes the
-// ID the idempotency key of the call, so that what is delivered a second time
+// gives the same event the same Source and ID whenever it reads it: the engine makes
+// these the idempotency key of the call, so that what is delivered a second time
 // after a crash is folded for as long as the queue knows the first. So an ID comes
 // from the outside (a sequence number, an LSN, the instant of a schedule), never
 // from a random source.
@@ -242,6 +242,8 @@ type Feed interface {
 	// Drop tells that an event was left out for good, and why. It is counted, shown
 	// and logged; the position is not moved.
 	Drop(event CloudEvent, reason error)
+	// Missed is Drop for n events that nobody can name any more.
+	Missed(n int, reason error)
 	// Report tells how far the trigger is behind. It does not wait, and may be
 	// called for every event.
 	Report(Progress)

@@ -235,6 +235,29 @@ func TestEventIsCompleted(t *testing.T) {
 	})
 }
 
+// TestSourceAndIDNameAnEvent: what comes from elsewhere may have ids of its own.
+func TestSourceAndIDNameAnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, map[string]orchestrator.Source{"k": source{run: func(ctx context.Context, _ orchestrator.Trigger, feed orchestrator.Feed) error {
+			var all []orchestrator.CloudEvent
+			for _, from := range []string{"", "/a", "/b", "/a"} {
+				all = append(all, orchestrator.CloudEvent{ID: "1", Source: from, Type: "x"})
+			}
+			if err := feed.Deliver(ctx, nil, all...); err != nil {
+				return err
+			}
+			feed.Missed(0, errors.New("nothing"))
+			feed.Missed(5, errors.New("too fast"))
+			return waits(ctx, orchestrator.Trigger{}, feed)
+		}}})
+		r.engine.Serve("f", one("k"))
+		r.open()
+		if s := r.status("t"); s.Delivered != 3 || s.Replayed != 1 || s.Dropped != 5 || s.Errors != 1 || s.LastError != "too fast" || s.Failing {
+			t.Errorf("status = %+v, want 3 delivered, 1 replayed, 5 dropped and one error that is over", s)
+		}
+	})
+}
+
 // TestPositionIsWrittenNowAndThen: at once after a pause, within a second while
 // there is much to do, and in the end.
 func TestPositionIsWrittenNowAndThen(t *testing.T) {

@@ -184,7 +184,17 @@ func (f *feed) Offer(ctx context.Context, all ...orchestrator.CloudEvent) ([]boo
 func (f *feed) Drop(event orchestrator.CloudEvent, reason error) {
 	r := f.runner
 	r.engine.cfg.Logger.Warn("an event was left out", "function", r.name.function, "trigger", r.name.trigger, "event", event.ID, "error", reason)
-	r.dropped(reason)
+	r.dropped(1, reason)
+}
+
+// Missed implements orchestrator.Feed.
+func (f *feed) Missed(n int, reason error) {
+	if n <= 0 {
+		return
+	}
+	r := f.runner
+	r.engine.cfg.Logger.Warn("events were left out", "function", r.name.function, "trigger", r.name.trigger, "events", n, "error", reason)
+	r.dropped(n, reason)
 }
 
 // Report implements orchestrator.Feed.
@@ -212,13 +222,14 @@ func (f *feed) requests(all []orchestrator.CloudEvent) ([]events.Request, error)
 
 // request makes the call of an event, whose attributes it completes.
 func (r *runner) request(id string, e *orchestrator.CloudEvent) (events.Request, error) {
+	from := e.Source // with the ID it names the event
 	*e = complete(*e, r.name)
 	if err := e.Validate(); err != nil {
 		return events.Request{}, err
 	}
 	// Keys are shown to all who may look at invocations; the trigger's id, which is
 	// the right to send to a Receiver, is not.
-	sum := sha256.Sum256([]byte(id + "\x00" + e.ID))
+	sum := sha256.Sum256([]byte(id + "\x00" + from + "\x00" + e.ID))
 	return events.Request{
 		Function: r.name.function, Path: "/", Header: cloudevents.Header(*e), Body: e.Data,
 		OrderingKey: e.Extensions[orchestrator.PartitionKey], IdempotencyKey: "trigger/" + hex.EncodeToString(sum[:]),

@@ -58,11 +58,11 @@ func (r *runner) delivered(all []orchestrator.CloudEvent, queued []events.Queued
 	}
 }
 
-// dropped counts an event that was left out.
-func (r *runner) dropped(reason error) {
+// dropped counts n events that were left out.
+func (r *runner) dropped(n int, reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stats.dropped++
+	r.stats.dropped += uint64(n)
 	r.failed(reason)
 	r.stats.failing = false // what comes next is not affected
 }

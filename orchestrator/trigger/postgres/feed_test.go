@@ -94,6 +94,8 @@ func (f *feed) Drop(_ orchestrator.CloudEvent, reason error) {
 	f.change(func() { f.dropped = append(f.dropped, reason) })
 }
 
+func (f *feed) Missed(_ int, reason error) { f.Drop(orchestrator.CloudEvent{}, reason) }
+
 func (f *feed) Report(p orchestrator.Progress) { f.change(func() { f.progress = p }) }
 
 func (f *feed) Fail(err error) {

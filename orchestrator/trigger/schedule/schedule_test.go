@@ -101,6 +101,7 @@ func (f *feed) Position() []byte                    { return f.position }
 func (f *feed) Ready()                              {}
 func (f *feed) Fail(error)                          {}
 func (f *feed) Drop(orchestrator.CloudEvent, error) { f.dropped++ }
+func (f *feed) Missed(int, error)                   {}
 
 func (f *feed) Report(p orchestrator.Progress) {
 	f.mu.Lock()

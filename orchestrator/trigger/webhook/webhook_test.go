@@ -108,6 +108,7 @@ func (f *feed) Ready()                              {}
 func (f *feed) Fail(error)                          {}
 func (f *feed) Report(orchestrator.Progress)        {}
 func (f *feed) Drop(orchestrator.CloudEvent, error) { f.dropped++ }
+func (f *feed) Missed(int, error)                   {}
 func (f *feed) Deliver(context.Context, []byte, ...orchestrator.CloudEvent) error {
 	panic("not for webhooks")
 }
