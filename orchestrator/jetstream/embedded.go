@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/time/rate"
 
 	"github.com/kilnfaas/kiln/orchestrator"
 )
@@ -26,13 +27,19 @@ const (
 	// each write. Left at 0 the server would take 75 % of what is free at its
 	// start, and refuse more for as long as it runs.
 	maxStore = math.MaxInt64 / 2
+	// logRate and logBurst bound, per second, the lines that strangers can cause who
+	// try passwords.
+	logRate  = 1
+	logBurst = 50
 )
 
-// startEmbedded runs a server in this process that only this process reaches.
+// startEmbedded runs a server in this process, which nobody else reaches unless
+// options.Clients is there.
 func startEmbedded(ctx context.Context, options Options, logger *slog.Logger) (*server.Server, error) {
-	srv, err := server.NewServer(&server.Options{
+	gate := &gate{clients: options.Clients}
+	settings := &server.Options{
 		ServerName:         "kiln",
-		DontListen:         true,
+		DontListen:         true, // until openEvents
 		NoSigs:             true, // signals are the program's
 		NoSystemAccount:    true, // nobody watches the server's own events
 		JetStream:          true,
@@ -41,11 +48,21 @@ func startEmbedded(ctx context.Context, options Options, logger *slog.Logger) (*
 		SyncInterval:       options.CompactEvery, // with SyncAlways nothing else is left for it to do; 0 = 2 min
 		JetStreamMaxMemory: maxMemory,
 		JetStreamMaxStore:  maxStore,
-	})
+		MaxConn:            maxClients,
+		// As long as a connection of this process may take on a busy machine.
+		AuthTimeout:                connectTimeout.Seconds(),
+		CustomClientAuthentication: gate,
+	}
+	if options.Clients != nil {
+		if err := options.Clients.apply(settings); err != nil {
+			return nil, err
+		}
+	}
+	srv, err := server.NewServer(settings)
 	if err != nil {
 		return nil, fmt.Errorf("configure the embedded store: %w", err)
 	}
-	log := &serverLog{logger: logger.With("component", "nats-server")}
+	log := &serverLog{logger: logger.With("component", "nats-server"), lines: rate.NewLimiter(logRate, logBurst)}
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start() // returns once every stream is restored, or after a fatal message
 
@@ -62,6 +79,11 @@ func startEmbedded(ctx context.Context, options Options, logger *slog.Logger) (*
 		srv.WaitForShutdown()
 		return nil, orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "the embedded store did not start: %s", reason).
 			WithHint("its files are in %s/jetstream: are they readable and writable, and is the disk full?", options.Dir)
+	}
+	if err := openEvents(srv, gate, log, options); err != nil {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return nil, err
 	}
 	return srv, nil
 }
@@ -92,6 +114,7 @@ func (s *Server) forgetTornStream(name string) error {
 // restored stream) say nothing that Kiln does not say itself.
 type serverLog struct {
 	logger *slog.Logger
+	lines  *rate.Limiter
 
 	mu   sync.Mutex
 	last string // guarded by mu: the last fatal message
@@ -102,11 +125,15 @@ func (l *serverLog) Debugf(string, ...any)  {}
 func (l *serverLog) Tracef(string, ...any)  {}
 
 func (l *serverLog) Warnf(format string, args ...any) {
-	l.logger.Warn(fmt.Sprintf(format, args...))
+	if l.lines.Allow() {
+		l.logger.Warn(fmt.Sprintf(format, args...))
+	}
 }
 
 func (l *serverLog) Errorf(format string, args ...any) {
-	l.logger.Error(fmt.Sprintf(format, args...))
+	if l.lines.Allow() {
+		l.logger.Error(fmt.Sprintf(format, args...))
+	}
 }
 
 // Fatalf keeps the message: it becomes the error of startEmbedded.

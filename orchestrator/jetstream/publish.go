@@ -7,7 +7,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Publish sends a message to a NATS subject and returns once the server has it.
+// Publish sends a message to a NATS subject, where Dial leads to, and returns once
+// the server has it.
 // Whether anybody keeps it is up to the streams and subscribers of the subject.
 // Errors: ErrUnavailable, ErrDeadline.
 func (s *Server) Publish(ctx context.Context, subject string, header http.Header, body []byte) error {
@@ -18,9 +19,9 @@ func (s *Server) Publish(ctx context.Context, subject string, header http.Header
 	for name, values := range header {
 		message.Header[name] = values
 	}
-	err := s.conn.PublishMsg(message)
+	err := s.events.PublishMsg(message)
 	if err == nil {
-		err = s.conn.FlushWithContext(ctx)
+		err = s.events.FlushWithContext(ctx)
 	}
 	return classify(ctx, "publish to "+subject, err)
 }

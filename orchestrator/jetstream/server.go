@@ -1,11 +1,12 @@
 // Package jetstream keeps Kiln's state on NATS JetStream: functions and
 // revisions in key-value buckets, archives in an object store. It is the only
-// package that knows NATS.
+// package that knows the NATS server.
 //
-// The server runs inside the process by default, without a listener and with
-// every write synchronised to disk before it is acknowledged, or is an external
-// one given by URL; everything above Connect is the same code. An external
-// server's durability is its own configuration (sync_interval: always).
+// The server runs inside the process by default, without a listener unless one is
+// asked for (Clients), and with every write synchronised to disk before it is
+// acknowledged, or is an external one given by URL; everything above Connect is the
+// same code. An external server's durability is its own configuration
+// (sync_interval: always).
 package jetstream
 
 import (
@@ -55,6 +56,11 @@ type Options struct {
 	// CompactEvery is how often the embedded server gives the space of what was
 	// deleted back to the disk; 0 = two minutes.
 	CompactEvery time.Duration
+	// Clients opens the embedded server to others; nil = only this process reaches it.
+	Clients *Clients
+	// EventsStore bounds the streams that others make on the embedded server, in
+	// bytes; 0 = DefaultEventsStore.
+	EventsStore int64
 	// Logger receives what the server warns of and what happens to the
 	// connection; nil = slog.Default().
 	Logger *slog.Logger
@@ -74,9 +80,11 @@ type Server struct {
 
 	lock     *folderLock    // nil without a data folder
 	embedded *server.Server // nil when external
+	url      string         // of the external server
 	conn     *nats.Conn
+	events   *nats.Conn // where Publish sends; conn when external
 	js       jetstream.JetStream
-	closed   chan struct{} // closed by the connection once it has ended
+	ended    []<-chan struct{} // each closed by a connection once it has ended
 
 	closeOnce sync.Once
 	closeErr  error
@@ -90,7 +98,7 @@ func Connect(ctx context.Context, options Options) (_ *Server, err error) {
 		replicas:   max(1, options.Replicas),
 		markerLife: options.MarkerLife,
 		logger:     options.Logger,
-		closed:     make(chan struct{}),
+		url:        options.URL,
 	}
 	if s.logger == nil {
 		s.logger = slog.Default()
@@ -118,7 +126,11 @@ func Connect(ctx context.Context, options Options) (_ *Server, err error) {
 			return s, err
 		}
 	}
-	if err := s.connect(ctx, options.URL); err != nil {
+	if options.URL != "" && options.Clients != nil {
+		return s, orchestrator.Errorf(orchestrator.ErrInvalid, "nats-listen-external", "clients are served by the embedded server, and the store is on %s", options.URL).
+			WithHint("have them connect to that server, or leave out --nats")
+	}
+	if err := s.connect(ctx); err != nil {
 		return s, err
 	}
 	return s, nil
@@ -141,14 +153,16 @@ func (s *Server) openFolder(dir string) error {
 	return nil
 }
 
-func (s *Server) connect(ctx context.Context, url string) error {
-	options := []nats.Option{
+// link opens a connection that is made again when it is lost, until Close.
+func (s *Server) link(dial func(...nats.Option) (*nats.Conn, error)) (*nats.Conn, error) {
+	ended := make(chan struct{})
+	conn, err := dial(
 		nats.Name("kiln"),
 		nats.Timeout(connectTimeout),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectBufSize(-1), // a write while disconnected fails; it does not wait unseen
-		nats.ClosedHandler(func(*nats.Conn) { close(s.closed) }),
+		nats.ClosedHandler(func(*nats.Conn) { close(ended) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				s.logger.Warn("store connection lost", "error", err)
@@ -160,17 +174,32 @@ func (s *Server) connect(ctx context.Context, url string) error {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			s.logger.Warn("store connection", "error", err)
 		}),
-	}
-	if s.embedded != nil {
-		options = append(options, nats.InProcessServer(s.embedded))
-	}
-	conn, err := nats.Connect(url, options...)
+	)
 	if err != nil {
-		return orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "connect to the store: %w", err).
+		return nil, orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "connect to the store: %w", err).
 			WithHint("check the address given with --nats and that the server runs")
 	}
-	s.conn = conn
-	if s.js, err = jetstream.New(conn); err != nil {
+	s.ended = append(s.ended, ended)
+	return conn, nil
+}
+
+func (s *Server) connect(ctx context.Context) (err error) {
+	s.conn, err = s.link(func(options ...nats.Option) (*nats.Conn, error) {
+		if s.embedded != nil {
+			options = append(options, nats.InProcessServer(s.embedded))
+		}
+		return nats.Connect(s.url, options...)
+	})
+	if err != nil {
+		return err
+	}
+	s.events = s.conn
+	if s.embedded != nil {
+		if s.events, err = s.link(s.Dial); err != nil {
+			return err
+		}
+	}
+	if s.js, err = jetstream.New(s.conn); err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -186,12 +215,18 @@ func (s *Server) connect(ctx context.Context, url string) error {
 // the data folder up. It may be called more than once.
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
-		if s.conn != nil {
-			s.conn.Close()
+		for _, conn := range []*nats.Conn{s.events, s.conn} {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+		patience, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		for _, ended := range s.ended {
 			select {
-			case <-s.closed:
-			case <-time.After(closeTimeout):
-				s.closeErr = errors.New("the store's connection did not end")
+			case <-ended:
+			case <-patience.Done():
+				s.closeErr = errors.New("the store's connections did not end")
 			}
 		}
 		if s.embedded != nil {
