@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kilnfaas/kiln/orchestrator/natstest"
 )
 
 // pollInterval is how often a script looks again at something that is to come.
@@ -43,29 +45,41 @@ const pollInterval = 100 * time.Millisecond
 //	guide PAGE FILE         write all commands of a page of docs/ as one script
 //	readme LANGUAGE FILE    write the README's first example in a language
 //	postgres NAME           start a PostgreSQL with a database, which PG* variables name
+//	nats-server [KILL]      start a NATS server (again), which $NATS_URL and $NATS_LOGIN
+//	                        lead to; or kill it
+//	nats-own                have these lead to the gateway's own
+//	nats-stream NAME        make a stream of NAME.> there
+//	nats-publish SUBJECT FIRST LAST
+//	                        publish numbers there; what a stream keeps is there then
+//	nats-consumers NAME N   the stream must come to have N consumers
 //	owned N [LABEL=VALUE]   the gateway must come to have N containers
 //	leftovers               nothing that the gateway made may be left
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"kiln":       func(ts *testscript.TestScript, neg bool, args []string) { runProgram(ts, neg, "kiln", args...) },
-	"exits":      exits,
-	"eventually": eventually,
-	"never":      never,
-	"serve":      serve,
-	"signal":     sendSignal,
-	"load":       beginLoad,
-	"calm":       endLoad,
-	"flood":      beginFlood,
-	"flooded":    endFlood,
-	"events":     readEvents,
-	"websocket":  echoSocket,
-	"http2":      overHTTP2,
-	"clean":      clean,
-	"wheel":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeWheel(ts.MkAbs(args[0]))) },
-	"readme":     readmeExample,
-	"guide":      guideScript,
-	"postgres":   startPostgres,
-	"owned":      owned,
-	"leftovers":  noLeftovers,
+	"kiln":           func(ts *testscript.TestScript, neg bool, args []string) { runProgram(ts, neg, "kiln", args...) },
+	"exits":          exits,
+	"eventually":     eventually,
+	"never":          never,
+	"serve":          serve,
+	"signal":         sendSignal,
+	"load":           beginLoad,
+	"calm":           endLoad,
+	"flood":          beginFlood,
+	"flooded":        endFlood,
+	"events":         readEvents,
+	"websocket":      echoSocket,
+	"http2":          overHTTP2,
+	"clean":          clean,
+	"wheel":          func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeWheel(ts.MkAbs(args[0]))) },
+	"readme":         readmeExample,
+	"guide":          guideScript,
+	"postgres":       startPostgres,
+	"nats-server":    natsServer,
+	"nats-own":       natsOwn,
+	"nats-stream":    natsStream,
+	"nats-publish":   natsPublish,
+	"nats-consumers": natsConsumers,
+	"owned":          owned,
+	"leftovers":      noLeftovers,
 }
 
 // world is what one script's commands share.
@@ -74,6 +88,7 @@ type world struct {
 	gateway *gateway // the script's own, or the shared one
 	own     bool
 	flood   *flood
+	nats    *natstest.Server
 
 	mu   sync.Mutex
 	load *load // guarded by mu
@@ -343,7 +358,11 @@ func condition(cond string) (bool, error) {
 	if !ok {
 		return false, fmt.Errorf("unknown condition %q", cond)
 	}
-	if _, err := exec.LookPath(program); err != nil {
+	find := func() (string, error) { return exec.LookPath(program) }
+	if program == "nats-server" {
+		find = natstest.Find
+	}
+	if _, err := find(); err != nil {
 		if os.Getenv("CI") == "true" {
 			return false, err
 		}

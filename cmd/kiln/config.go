@@ -17,45 +17,49 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/build"
 	"github.com/kilnfaas/kiln/orchestrator/events"
+	"github.com/kilnfaas/kiln/orchestrator/jetstream"
 )
 
 // config is what `kiln serve` can be told, by flag, by environment (KILN_ and
 // the key in capitals) or by file, in this order of precedence.
 type config struct {
-	Listen          string
-	Data            string
-	NATS            string
-	DockerHost      string
-	Network         string
-	Isolation       string
-	Runtime         string
-	Builder         string
-	Builds          int
-	BuildTimeout    time.Duration
-	BuildMemory     orchestrator.Bytes
-	BuildPids       int
-	BuildDisk       orchestrator.Bytes
-	ExtraCAFile     string
-	Freezer         string
-	CgroupRoot      string
-	Cells           int
-	CellsMax        int
-	Memory          orchestrator.Bytes
-	InsecureNoAuth  bool
-	SecretsKeyFile  string
-	TLSListen       string
-	TLSCert         string
-	TLSKey          string
-	ACMEDomains     string
-	ACMEEmail       string
-	ACMEDirectory   string
-	ACMECAFile      string
-	AsyncShare      int
-	AsyncDepth      int
-	AsyncResults    time.Duration
-	CallbackPrivate string
-	LogLevel        slog.Level
-	LogFormat       string
+	Listen              string
+	Data                string
+	NATS                string
+	NATSListen          string
+	NATSStore           orchestrator.Bytes
+	NATSCredentialsFile string
+	DockerHost          string
+	Network             string
+	Isolation           string
+	Runtime             string
+	Builder             string
+	Builds              int
+	BuildTimeout        time.Duration
+	BuildMemory         orchestrator.Bytes
+	BuildPids           int
+	BuildDisk           orchestrator.Bytes
+	ExtraCAFile         string
+	Freezer             string
+	CgroupRoot          string
+	Cells               int
+	CellsMax            int
+	Memory              orchestrator.Bytes
+	InsecureNoAuth      bool
+	SecretsKeyFile      string
+	TLSListen           string
+	TLSCert             string
+	TLSKey              string
+	ACMEDomains         string
+	ACMEEmail           string
+	ACMEDirectory       string
+	ACMECAFile          string
+	AsyncShare          int
+	AsyncDepth          int
+	AsyncResults        time.Duration
+	CallbackPrivate     string
+	LogLevel            slog.Level
+	LogFormat           string
 }
 
 // Values of config.Isolation.
@@ -70,6 +74,7 @@ func defaultConfig() config {
 		Listen:          "127.0.0.1:8080",
 		Data:            defaultData(),
 		Network:         "kiln",
+		NATSStore:       jetstream.DefaultEventsStore,
 		Isolation:       isolationAuto,
 		Builder:         "auto",
 		Builds:          2,
@@ -122,6 +127,9 @@ func settings() []setting {
 		text("listen", "address to serve HTTP on", func(c *config) *string { return &c.Listen }),
 		text("data", "folder that keeps all state", func(c *config) *string { return &c.Data }),
 		text("nats", "URL of an external NATS cluster with JetStream; empty = embedded", func(c *config) *string { return &c.NATS }),
+		text("nats_listen", "address where others may use the embedded NATS server; empty = none", func(c *config) *string { return &c.NATSListen }),
+		text("nats_credentials_file", "file with USER:PASSWORD of those; empty = nats-credentials in the data folder", func(c *config) *string { return &c.NATSCredentialsFile }),
+		size("nats_store", "disk for streams of others on the embedded NATS server", func(c *config) *orchestrator.Bytes { return &c.NATSStore }),
 		text("docker_host", "the Docker engine's address; empty = DOCKER_HOST or the local socket", func(c *config) *string { return &c.DockerHost }),
 		text("network", "Docker network of the instances, made when absent", func(c *config) *string { return &c.Network }),
 		choice("isolation", "rules that wall instances off from this machine: auto, strict (no start without) or off",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,8 +47,9 @@ type daemon struct {
 	cfg        config
 	logger     *slog.Logger
 	owner      string
-	address    string // served
-	tlsAddress string // served with TLS; "" = none
+	address    string      // served
+	tlsAddress string      // served with TLS; "" = none
+	tls        *tls.Config // nil = there is no certificate
 
 	store     *jetstream.Store
 	engine    *docker.Client
@@ -130,7 +132,16 @@ func (d *daemon) background(what string, f func(context.Context) error) {
 func (d *daemon) temp() string { return filepath.Join(d.cfg.Data, "tmp") }
 
 func (d *daemon) openState(ctx context.Context) (err error) {
-	d.store, err = jetstream.Open(ctx, jetstream.Options{Dir: d.cfg.Data, URL: d.cfg.NATS, Logger: d.logger})
+	if d.tls, err = d.tlsConfig(); err != nil {
+		return opening("TLS", err)
+	}
+	clients, err := d.natsClients()
+	if err != nil {
+		return opening("the listener for NATS clients", err)
+	}
+	d.store, err = jetstream.Open(ctx, jetstream.Options{
+		Dir: d.cfg.Data, URL: d.cfg.NATS, Clients: clients, EventsStore: int64(d.cfg.NATSStore), Logger: d.logger,
+	})
 	if err != nil {
 		return opening("the store", err)
 	}

@@ -85,6 +85,9 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger, out io.Writer) 
 	if d.tlsAddress != "" {
 		logger.Info("ready", "address", "https://"+d.tlsAddress)
 	}
+	if address := d.store.Server().ClientsAddress(); address != "" {
+		logger.Info("NATS clients are let in", "address", "nats://"+address, "credentials", d.natsCredentialsPath(), "encrypted", d.tls != nil)
+	}
 	var lost error
 	select {
 	case <-ctx.Done():

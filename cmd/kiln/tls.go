@@ -17,17 +17,19 @@ import (
 // acmeFolder is where, in the data folder, ACME's keys and certificates are.
 const acmeFolder = "acme"
 
-// tlsConfig returns the settings of the TLS server; nil where none is wanted.
+// tlsConfig returns the settings of TLS servers; nil where none is wanted.
 func (d *daemon) tlsConfig() (*tls.Config, error) {
 	cfg := d.cfg
 	files, authority := cfg.TLSCert != "" || cfg.TLSKey != "", cfg.ACMEDomains != ""
 	switch {
 	case cfg.TLSListen == "" && !files && !authority:
 		return nil, nil
-	case cfg.TLSListen == "":
+	case cfg.TLSListen == "" && cfg.NATSListen == "":
 		return nil, errors.New("there is a certificate and no address for it: set tls_listen")
 	case files == authority:
 		return nil, errors.New("tls_listen wants either tls_cert and tls_key, or acme_domains")
+	case authority && cfg.TLSListen == "":
+		return nil, errors.New("acme_domains need tls_listen, where the authority comes to see that the domains are yours")
 	case authority:
 		var domains []string
 		for domain := range strings.SplitSeq(cfg.ACMEDomains, ",") {
@@ -50,9 +52,8 @@ func (d *daemon) tlsConfig() (*tls.Config, error) {
 // openTLS serves HTTPS beside HTTP. Its connections take the complete path: the
 // event loops read plain TCP.
 func (d *daemon) openTLS(ctx context.Context) error {
-	settings, err := d.tlsConfig()
-	if err != nil || settings == nil {
-		return opening("TLS", err)
+	if d.tls == nil || d.cfg.TLSListen == "" {
+		return nil
 	}
 	var config net.ListenConfig
 	tcp, err := config.Listen(ctx, "tcp", d.cfg.TLSListen)
@@ -62,7 +63,7 @@ func (d *daemon) openTLS(ctx context.Context) error {
 	d.tlsAddress = tcp.Addr().String()
 	served := make(chan error, 1)
 	go func() {
-		served <- d.server.Serve(tls.NewListener(netutil.LimitListener(tcp, proxy.DefaultMaxClients), settings))
+		served <- d.server.Serve(tls.NewListener(netutil.LimitListener(tcp, proxy.DefaultMaxClients), d.tls))
 	}()
 	d.closers.add(func() error { return errors.Join(d.server.Close(), <-served) })
 	return nil

@@ -6,6 +6,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
 	"github.com/kilnfaas/kiln/orchestrator/trigger"
+	"github.com/kilnfaas/kiln/orchestrator/trigger/nats"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/object"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/postgres"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/schedule"
@@ -15,11 +16,13 @@ import (
 // sources are the kinds of triggers by type. A new one is a line here and a
 // folder below orchestrator/trigger.
 func (d *daemon) sources() map[string]orchestrator.Source {
+	server := d.store.Server()
 	return map[string]orchestrator.Source{
 		object.Type:   object.Source{Buckets: d.buckets},
 		schedule.Type: schedule.Source{Fleet: d.table},
 		webhook.Type:  webhook.Source{Secret: d.secret},
 		postgres.Type: postgres.Source{Secret: d.secret, Logger: d.logger},
+		nats.Type:     nats.Source{Home: server.Dial, Private: server.Private, Secret: d.secret, Logger: d.logger},
 	}
 }
 
