@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/pgtest"
 )
 
 // Events is what asynchronous calls and triggers cost.
@@ -24,6 +26,7 @@ type Events struct {
 	Enqueue    Stats        `json:"enqueue"`     // acknowledged = on disk
 	Throughput float64      `json:"calls_per_s"` // queued and made
 	Start      ColdRow      `json:"start"`       // from the client's call to the handler's begin, idle and warm
+	Postgres   ColdRow      `json:"postgres"`    // from a commit, by PostgreSQL's clock, to the handler's begin
 	Schedules  []ColdRow    `json:"schedules"`   // how late the handler began
 	Idle       IdleTriggers `json:"idle"`
 	Crashes    CrashedQueue `json:"crashes"`
@@ -86,7 +89,7 @@ func runEvents(ctx context.Context, p plan, dir string) (e Events, err error) {
 		what string
 		run  func(context.Context, plan, *gateway, *Events) error
 	}{
-		{"the time from a call to its handler", eventStart}, {"queued and made", eventThroughput},
+		{"the time from a call to its handler", eventStart}, {"commits in PostgreSQL", eventCommits}, {"queued and made", eventThroughput},
 		{"schedules", eventSchedules}, {"idle triggers", eventIdle}, {"kills", eventCrashes},
 	} {
 		p.say(part.what)
@@ -140,6 +143,70 @@ func (g *gateway) began(ctx context.Context, id string) (began, due time.Time, e
 		due, err = time.Parse(time.RFC3339Nano, at)
 	}
 	return time.Unix(0, n), due, err
+}
+
+// eventCommits inserts rows into a table of a PostgreSQL of its own, one at a time.
+func eventCommits(ctx context.Context, p plan, g *gateway, e *Events) (err error) {
+	dir, err := os.MkdirTemp("", "kiln-bench-postgres-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = joinErr(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o755); err != nil { // for who runs the server
+		return err
+	}
+	database, err := pgtest.New(dir, "wal_level=logical")
+	if err != nil {
+		return err
+	}
+	defer func() { err = joinErr(err, database.Close()) }()
+	if _, err := database.SQL("postgres", "CREATE TABLE orders (id int PRIMARY KEY)"); err != nil {
+		return err
+	}
+	const name, secret = "commits", "bench-password"
+	if _, err := g.client.SetSecret(ctx, secret, nil, strings.NewReader(pgtest.Password)); err != nil {
+		return err
+	}
+	spec := fmt.Sprintf("scale: {min: 1, max: 1, freeze_after: 0s}\ntriggers:\n  - {name: rows, type: postgres, host: 127.0.0.1, port: %d, database: postgres, user: %s, secret: %s, tables: [orders]}\n",
+		database.Port, pgtest.Superuser, secret)
+	if err := g.deployFrom(ctx, name, "stamp", "go", spec); err != nil {
+		return err
+	}
+	if err := waitFor("the trigger to run", callPatience, func() error {
+		status, err := g.client.Trigger(ctx, name, "rows")
+		if err == nil && status.Phase != orchestrator.TriggerRunning {
+			err = fmt.Errorf("it is %s: %s", status.Phase, status.LastError)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	rows := p.eventCalls / 200
+	for n := range rows {
+		if _, err := database.SQL("postgres", fmt.Sprintf("INSERT INTO orders VALUES (%d)", n)); err != nil {
+			return err
+		}
+	}
+	var made []api.AsyncInvocation
+	if err := waitFor("the events", callPatience, func() (err error) {
+		made, err = g.client.Invocations(ctx, api.InvocationFilter{Function: name, Status: orchestrator.InvocationSucceeded, Limit: rows + 1})
+		if err == nil && len(made) < rows {
+			err = fmt.Errorf("%d of %d", len(made), rows)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	var took []time.Duration
+	for _, i := range made {
+		began, commit, err := g.began(ctx, i.ID)
+		if err != nil {
+			return err
+		}
+		took = append(took, began.Sub(commit))
+	}
+	e.Postgres = coldRow("go", "postgres", took)
+	return g.client.Remove(ctx, name)
 }
 
 // eventThroughput queues calls as fast as it can, and waits until all are made.
@@ -373,6 +440,7 @@ func eventRatios(e Events) []Ratio {
 		{Name: "calls queued on disk, 64 callers, 1 KiB", Value: e.Enqueue.Rate, Target: 5000, Unit: "/s"},
 		{Name: "the same, p99", Value: e.Enqueue.P99 / 1000, Target: 50, AtMost: true, Unit: " ms"},
 		{Name: "calls queued and made, Go no-op", Value: e.Throughput, Target: 3000, Unit: "/s"},
+		{Name: "a commit in PostgreSQL to its handler's begin, p50, warm", Value: e.Postgres.P50, Target: 20, AtMost: true, Unit: " ms"},
 		{Name: "a call to its handler's begin, p50, idle and warm", Value: e.Start.P50, Target: 5, AtMost: true, Unit: " ms"},
 		{Name: fmt.Sprintf("%d calls with %d kills: lost", e.Crashes.Calls, e.Crashes.Kills), Value: float64(e.Crashes.Lost), AtMost: true},
 		{Name: "the same, delivered more than once", Value: 100 * float64(e.Crashes.Repeated) / float64(e.Crashes.Calls), Target: 0.5, AtMost: true, Unit: " %"},
