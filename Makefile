@@ -44,7 +44,7 @@ check: build ## the tests alone
 	$(TEST) ./cmd/... || status=1; exit $$status
 
 lint: ## gofmt, go vet, staticcheck
-	@unformatted=$$(gofmt -l .); [[ -z $$unformatted ]] || { echo "gofmt: run make fmt:"; echo "$$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l */); [[ -z $$unformatted ]] || { echo "gofmt: run make fmt:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
 
@@ -55,7 +55,7 @@ fuzz: ## ten seconds of each fuzz target
 	@.ci/fuzz $(FUZZ_SECONDS)
 
 fmt: ## format the sources
-	gofmt -w .
+	gofmt -w */
 
 bench: build ## measure against nginx and docker run; QUICK=1 takes under 3 minutes
 	@deploy/bench-setup
