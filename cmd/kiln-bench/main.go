@@ -156,13 +156,13 @@ func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
 // fails.
 func measure(ctx context.Context, p plan, only []string, engine *docker.Client, dir string, report *Report) error {
 	run := map[string]func() error{
-		"warm":   func() (err error) { report.Warm, err = pointer(runWarm(ctx, p, engine, dir)); return },
-		"cold":   func() (err error) { report.Cold, err = pointer(runCold(ctx, p, engine, dir)); return },
+		"warm":   func() (err error) { report.Warm, err = part(runWarm(ctx, p, engine, dir)); return },
+		"cold":   func() (err error) { report.Cold, err = part(runCold(ctx, p, engine, dir)); return },
 		"deploy": func() (err error) { report.Deploys, err = runDeploys(ctx, p, dir); return },
-		"memory": func() (err error) { report.Memory, err = pointer(runMemory(ctx, p, engine, dir)); return },
-		"soak":   func() (err error) { report.Soak, err = pointer(runSoak(ctx, p, dir)); return },
-		"events": func() (err error) { report.Events, err = pointer(runEvents(ctx, p, dir)); return },
-		"sim":    func() (err error) { report.Sim, err = pointer(runSim(ctx, p)); return },
+		"memory": func() (err error) { report.Memory, err = part(runMemory(ctx, p, engine, dir)); return },
+		"soak":   func() (err error) { report.Soak, err = entire(runSoak(ctx, p, dir)); return },
+		"events": func() (err error) { report.Events, err = part(runEvents(ctx, p, dir)); return },
+		"sim":    func() (err error) { report.Sim, err = entire(runSim(ctx, p)); return },
 	}
 	for _, section := range slices.Concat(sections, extra) {
 		if !slices.Contains(only, section) {
@@ -176,7 +176,16 @@ func measure(ctx context.Context, p plan, only []string, engine *docker.Client, 
 	return nil
 }
 
-func pointer[T any](v T, err error) (*T, error) { return &v, err }
+// part is a section that says something also when it was not measured to its end.
+func part[T any](v T, err error) (*T, error) { return &v, err }
+
+// entire is one that does not.
+func entire[T any](v T, err error) (*T, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &v, nil
+}
 
 func joinErr(err, other error) error {
 	if other == nil {
