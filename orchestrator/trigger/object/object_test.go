@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/jetstream"
 	"github.com/kilnfaas/kiln/orchestrator/storetest"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/object"
 	"github.com/kilnfaas/kiln/orchestrator/triggertest"
@@ -29,20 +30,45 @@ func put(b orchestrator.Buckets, bucket, key string) error {
 
 // TestConforms with noise that the trigger does not want.
 func TestConforms(t *testing.T) {
-	triggertest.Run(t, func(*testing.T) triggertest.World {
-		b := storetest.NewFakeBuckets()
-		return triggertest.World{
-			Source:  func() orchestrator.Source { return object.Source{Buckets: b} },
-			Trigger: of(orchestrator.Settings{"bucket": "files", "prefix": "in/", "suffix": ".txt"}),
-			Cause: func(n int, _ triggertest.Receive) error {
-				key := fmt.Sprintf("in/%d.txt", n)
-				return errors.Join(put(b, "other", key), put(b, "files", key+".part"), put(b, "files", key))
-			},
-			Number: func(e orchestrator.CloudEvent) (int, error) {
-				return strconv.Atoi(strings.TrimSuffix(path.Base(e.Subject), ".txt"))
-			},
+	t.Run("Fake", func(t *testing.T) {
+		triggertest.Run(t, func(*testing.T) triggertest.World { return world(storetest.NewFakeBuckets()) })
+	})
+	t.Run("Real", func(t *testing.T) {
+		triggertest.Run(t, func(t *testing.T) triggertest.World { return world(realBuckets(t)) })
+	})
+}
+
+func world(b orchestrator.Buckets) triggertest.World {
+	return triggertest.World{
+		Source:  func() orchestrator.Source { return object.Source{Buckets: b} },
+		Trigger: of(orchestrator.Settings{"bucket": "files", "prefix": "in/", "suffix": ".txt"}),
+		Cause: func(n int, _ triggertest.Receive) error {
+			key := fmt.Sprintf("in/%d.txt", n)
+			return errors.Join(put(b, "other", key), put(b, "files", key+".part"), put(b, "files", key))
+		},
+		Number: func(e orchestrator.CloudEvent) (int, error) {
+			return strconv.Atoi(strings.TrimSuffix(path.Base(e.Subject), ".txt"))
+		},
+	}
+}
+
+// realBuckets are those of a server of the test's own.
+func realBuckets(t *testing.T) *jetstream.Buckets {
+	t.Helper()
+	server, err := jetstream.Connect(t.Context(), jetstream.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := jetstream.NewBuckets(t.Context(), server)
+	if err != nil {
+		t.Fatal(errors.Join(err, server.Close()))
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(b.Close(), server.Close()); err != nil {
+			t.Error(err)
 		}
 	})
+	return b
 }
 
 func TestCheck(t *testing.T) {
