@@ -75,6 +75,7 @@ bench-events: build ## measure asynchronous calls and triggers; QUICK=1 is short
 
 chaos: build ## break the machine under load for ten minutes and check what is promised (root); SHORT=1 takes one to three
 	bin/kiln-chaos $(if $(SHORT),-short) $(if $(SEED),-seed $(SEED))
+	bin/kiln-bench $(if $(SHORT),-quick) -only crashes -out .kiln/chaos
 
 overload: build ## three times the capacity for a minute (root)
 	bin/kiln-chaos -overload 1m

@@ -73,11 +73,11 @@ func quickPlan() plan {
 	return p
 }
 
-// sections of a run, in order. Events are not part of it unless asked for: they
-// have a page of their own.
+// sections of a run, in order. Events are not part of it unless asked for, nor is
+// what crashes do to them, which make chaos asks for.
 var (
 	sections = []string{"warm", "cold", "deploy", "memory", "soak", "sim"}
-	extra    = []string{"events"}
+	extra    = []string{"events", "crashes"}
 )
 
 func main() {
@@ -162,7 +162,15 @@ func measure(ctx context.Context, p plan, only []string, engine *docker.Client, 
 		"memory": func() (err error) { report.Memory, err = part(runMemory(ctx, p, engine, dir)); return },
 		"soak":   func() (err error) { report.Soak, err = entire(runSoak(ctx, p, dir)); return },
 		"events": func() (err error) { report.Events, err = part(runEvents(ctx, p, dir)); return },
-		"sim":    func() (err error) { report.Sim, err = entire(runSim(ctx, p)); return },
+		"crashes": func() error {
+			e, err := runCrashes(ctx, p, dir)
+			if report.Events == nil {
+				report.Events = &Events{}
+			}
+			report.Events.Crashes = e.Crashes
+			return err
+		},
+		"sim": func() (err error) { report.Sim, err = entire(runSim(ctx, p)); return },
 	}
 	for _, section := range slices.Concat(sections, extra) {
 		if !slices.Contains(only, section) {
