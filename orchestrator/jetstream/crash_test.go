@@ -233,6 +233,9 @@ func TestAcknowledgedWritesSurviveKill(t *testing.T) {
 	t.Logf("%d acknowledged writes in %d rounds", acknowledged, crashRounds)
 }
 
+// childPatience is how long a child may take to its first note.
+const childPatience = time.Minute
+
 // runChild returns the notes of a child that was killed.
 func runChild(t *testing.T, task childTask) []note {
 	t.Helper()
@@ -250,11 +253,21 @@ func runChild(t *testing.T, task childTask) []note {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	killer := time.AfterFunc(rand.N(crashWithin), func() { child.Process.Kill() })
+	// Every other child is killed while it writes, however long a busy machine takes
+	// to start it; the others at any instant, while they open the store, too.
+	untilNote := task.Round%2 == 1
+	first := rand.N(crashWithin)
+	if untilNote {
+		first = childPatience
+	}
+	killer := time.AfterFunc(first, func() { child.Process.Kill() })
 	defer killer.Stop()
 	var notes []note
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() {
+		if untilNote && len(notes) == 0 {
+			killer.Reset(rand.N(crashWithin))
+		}
 		var n note
 		if err := json.Unmarshal(lines.Bytes(), &n); err != nil {
 			t.Fatalf("child wrote %q: %v", lines.Text(), err)
