@@ -327,7 +327,7 @@ func waitFor(what string, limit time.Duration, check func() error) error {
 		if err == nil {
 			return nil
 		}
-		if time.Now().After(end) {
+		if errors.Is(err, context.Canceled) || time.Now().After(end) { // interrupted, or in vain
 			return fmt.Errorf("waited %v for %s: %w", limit, what, err)
 		}
 		time.Sleep(pollInterval)
