@@ -18,8 +18,8 @@ func (t *tool) tokenCommand() *cobra.Command {
 		Short: "Say who may do what: make, list and remove tokens",
 		Long: `Make, list and remove access tokens. A token has scopes:
 
-  read     look at functions, their logs and the metrics
-  deploy   deploy, change, roll back and remove functions; and read
+  read     look at functions, their logs and the metrics; and files-read
+  deploy   deploy, change, roll back and remove functions; and read and files
   invoke   call functions whose access is "token"
   files    write and read objects of buckets; files-read only reads
   admin    everything, tokens included`,
