@@ -44,10 +44,10 @@ func (d *daemon) natsCredentialsPath() string {
 	return firstOf(d.cfg.NATSCredentialsFile, filepath.Join(d.cfg.Data, natsCredentialsFile))
 }
 
-// natsCredentials reads the credentials; with make, the first start writes them.
-func natsCredentials(path string, make bool) (user, password string, err error) {
+// natsCredentials reads the credentials; with create, the first start writes them.
+func natsCredentials(path string, create bool) (user, password string, err error) {
 	data, err := os.ReadFile(path)
-	if make && errors.Is(err, fs.ErrNotExist) {
+	if create && errors.Is(err, fs.ErrNotExist) {
 		data = []byte(natsUser + ":" + rand.Text())
 		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
 			err = writePrivate(path, data)
