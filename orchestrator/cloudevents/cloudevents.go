@@ -38,16 +38,19 @@ func invalid(format string, args ...any) *orchestrator.Error {
 func Header(e orchestrator.CloudEvent) http.Header {
 	header := http.Header{}
 	set := func(attribute, value string) {
+		header[http.CanonicalHeaderKey(headerPrefix+attribute)] = []string{escape(value)}
+	}
+	setIfAny := func(attribute, value string) {
 		if value != "" {
-			header[http.CanonicalHeaderKey(headerPrefix+attribute)] = []string{escape(value)}
+			set(attribute, value)
 		}
 	}
 	set("specversion", specVersion)
 	set("id", e.ID)
 	set("source", e.Source)
 	set("type", e.Type)
-	set("subject", e.Subject)
-	set("dataschema", e.DataSchema)
+	setIfAny("subject", e.Subject)
+	setIfAny("dataschema", e.DataSchema)
 	if !e.Time.IsZero() {
 		set("time", e.Time.UTC().Format(time.RFC3339Nano))
 	}

@@ -141,6 +141,7 @@ func FuzzJSON(f *testing.F) {
 	f.Add([]byte(`{"specversion":"1.0","id":"1","source":"/s","type":"t","time":"2026-01-02T03:04:05+01:00","data":{"a":"<b>"},"x":"y"}`))
 	f.Add([]byte(`{"specversion":"1.0","id":"é%","source":"/s","type":"t","datacontenttype":"text/plain","data":""}`))
 	f.Add([]byte(`{"specversion":"1.0","id":"1","source":"/s","type":"t","data":"null"}`))
+	f.Add([]byte(`{"specversion":"1.0","id":"1","source":"/s","type":"t","empty":""}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		e, err := cloudevents.Unmarshal(text)
 		if err != nil {
