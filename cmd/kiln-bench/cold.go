@@ -54,9 +54,13 @@ const (
 )
 
 func runCold(ctx context.Context, p plan, engine *docker.Client, dir string) (c Cold, err error) {
-	for _, way := range []struct{ name, cells string }{{"image", "0"}, {"cell", "4"}} {
-		p.say("cold starts, way: " + way.name)
-		if err := coldWay(ctx, p, engine, dir, way.name, way.cells, &c); err != nil {
+	for _, way := range []string{"image", "cell"} {
+		p.say("cold starts, way: " + way)
+		if err := coldSingles(ctx, p, engine, dir, way, &c); err != nil {
+			return c, err
+		}
+		p.say("bursts, way: " + way)
+		if err := coldBursts(ctx, p, engine, dir, way, &c); err != nil {
 			return c, err
 		}
 	}
@@ -69,14 +73,34 @@ func runCold(ctx context.Context, p plan, engine *docker.Client, dir string) (c 
 	return c, nil
 }
 
-// coldWay measures single starts of each language and bursts, on a gateway
-// with so many cells; without cells also plain containers in turns with it.
-func coldWay(ctx context.Context, p plan, engine *docker.Client, dir, way, cells string, c *Cold) (err error) {
-	g, err := startGateway(ctx, dir, way, "KILN_CELLS="+cells, "KILN_CELLS_MAX=32")
+const (
+	coldCells  = 4  // of a template, that wait
+	burstCells = 32 // that a stock grows to
+)
+
+// coldCellsOf is how many cells a gateway keeps that wakes this way.
+func coldCellsOf(way string) int {
+	if way == "cell" {
+		return coldCells
+	}
+	return 0
+}
+
+// coldSingles measures single starts of each language, in turns with plain
+// containers. Each begins when all cells wait, so that none is being made beside.
+func coldSingles(ctx context.Context, p plan, engine *docker.Client, dir, way string, c *Cold) (err error) {
+	cells := coldCellsOf(way)
+	g, err := startGateway(ctx, dir, way, fmt.Sprintf("KILN_CELLS=%d", cells), fmt.Sprintf("KILN_CELLS_MAX=%d", max(1, cells)))
 	if err != nil {
 		return err
 	}
 	defer func() { err = joinErr(err, g.stop(ctx)) }()
+	calm := func(template string) error {
+		if cells == 0 {
+			return nil
+		}
+		return g.awaitCells(ctx, template, cells)
+	}
 	for _, template := range p.templates {
 		name := "cold-" + template
 		if err := g.deploy(ctx, name, template, coldSpec); err != nil {
@@ -92,10 +116,8 @@ func coldWay(ctx context.Context, p plan, engine *docker.Client, dir, way, cells
 			if err := g.waitState(ctx, name, "at zero", atZero); err != nil {
 				return err
 			}
-			if way == "cell" {
-				if err := g.awaitCell(ctx, template); err != nil {
-					return err
-				}
+			if err := calm(template); err != nil {
+				return err
 			}
 			took, err := firstAnswer(ctx, g.addr, "/invoke/"+name)
 			if err != nil {
@@ -109,6 +131,9 @@ func coldWay(ctx context.Context, p plan, engine *docker.Client, dir, way, cells
 			if origin != way {
 				others++
 			}
+			if err := calm(template); err != nil {
+				return err
+			}
 			took, err = dockerRun(ctx, engine, config)
 			if err != nil {
 				return fmt.Errorf("docker run of %s: %w", name, err)
@@ -119,6 +144,16 @@ func coldWay(ctx context.Context, p plan, engine *docker.Client, dir, way, cells
 		row.Others = others
 		c.Single = append(c.Single, row, coldRow(template, "docker-run ("+way+" turn)", plain))
 	}
+	return nil
+}
+
+// coldBursts measures bursts of distinct functions.
+func coldBursts(ctx context.Context, p plan, engine *docker.Client, dir, way string, c *Cold) (err error) {
+	g, err := startGateway(ctx, dir, way+"-bursts", fmt.Sprintf("KILN_CELLS=%d", coldCellsOf(way)), fmt.Sprintf("KILN_CELLS_MAX=%d", burstCells))
+	if err != nil {
+		return err
+	}
+	defer func() { err = joinErr(err, g.stop(ctx)) }()
 	for _, n := range p.bursts {
 		row, err := burst(ctx, g, engine, n, way)
 		if err != nil {

@@ -259,10 +259,10 @@ func (g *gateway) waitState(ctx context.Context, name, what string, want func(or
 	})
 }
 
-// awaitCell waits until a cell of a template waits.
-func (g *gateway) awaitCell(ctx context.Context, template string) error {
-	none := fmt.Sprintf("kiln_cells_waiting{template=%q} 0", template)
-	return waitFor("a cell of "+template, idleTimeout, func() error {
+// awaitCells waits until n cells of a template wait.
+func (g *gateway) awaitCells(ctx context.Context, template string, n int) error {
+	want := fmt.Sprintf("kiln_cells_waiting{template=%q} %d\n", template, n)
+	return waitFor(fmt.Sprintf("%d cells of %s", n, template), idleTimeout, func() error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.addr+"/metrics", nil)
 		if err != nil {
 			return err
@@ -277,8 +277,8 @@ func (g *gateway) awaitCell(ctx context.Context, template string) error {
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(string(text), none[:len(none)-1]) || strings.Contains(string(text), none+"\n") {
-			return errors.New("none waits")
+		if !strings.Contains(string(text), want) {
+			return errors.New("fewer wait")
 		}
 		return nil
 	})
