@@ -11,7 +11,7 @@ import sys
 import types
 
 CODE = "/function"
-DEPENDENCIES = CODE + "/.deps"
+DEPENDENCIES = ".deps"  # below the code
 DEFAULT_FILE = "handler.py"
 DEFAULT_NAMES = ("handle", "app", "application")
 
@@ -20,32 +20,33 @@ class HandlerError(Exception):
     """The handler is missing or is not something that can be called."""
 
 
-async def load(server):
-    """Imports the function and returns its app."""
-    if not os.path.isdir(CODE):
-        raise HandlerError(f"{CODE} does not exist")
-    sys.path.insert(0, CODE)
-    if os.path.isdir(DEPENDENCIES):
-        site.addsitedir(DEPENDENCIES)
+async def load(server, code):
+    """Imports the function whose files are at code and returns its app."""
+    if not os.path.isdir(code):
+        raise HandlerError(f"{code} does not exist")
+    sys.path.insert(0, code)
+    dependencies = os.path.join(code, DEPENDENCIES)
+    if os.path.isdir(dependencies):
+        site.addsitedir(dependencies)
         # Installed versions win over those of the interpreter's own folders.
-        sys.path.remove(DEPENDENCIES)
-        sys.path.insert(1, DEPENDENCIES)
+        sys.path.remove(dependencies)
+        sys.path.insert(1, dependencies)
     importlib.invalidate_caches()
     file, _, name = (os.environ.get("KILN_HANDLER") or DEFAULT_FILE).partition(":")
-    module = import_file(file or DEFAULT_FILE)
+    module = import_file(code, file or DEFAULT_FILE)
     app = adapt(server, module, name)
     await app.open()
     return app
 
 
-def import_file(file):
+def import_file(code, file):
     """Imports a file of the function under its usual module name."""
-    path = os.path.normpath(os.path.join(CODE, file))
+    path = os.path.normpath(os.path.join(code, file))
     if os.path.isdir(path):
         path = os.path.join(path, "__init__.py")
     if not os.path.isfile(path):
         raise HandlerError(f"the handler {file} does not exist")
-    parts = os.path.relpath(path, CODE)[:-len(".py")].split(os.sep)
+    parts = os.path.relpath(path, code)[:-len(".py")].split(os.sep)
     if parts[-1] == "__init__":
         parts.pop()
     return importlib.import_module(".".join(parts))

@@ -49,8 +49,11 @@ def prewarm():
 
 
 class Cell:
-    def __init__(self, token):
+    """Takes one load, whose files it writes below root."""
+
+    def __init__(self, token, root="/"):
         self._token = token
+        self._root = root
         self._used = False
 
     def authorized(self, request):
@@ -65,12 +68,12 @@ class Cell:
             return 409, "this cell was loaded before"
         self._used = True
         try:
-            env = await server.loop.run_in_executor(None, unpack, iter(request), "/")
+            env = await server.loop.run_in_executor(None, unpack, iter(request), self._root)
             os.environ.update(env)
         except Exception as error:  # whatever a load makes the reader stumble over
             return 422, f"the code cannot be unpacked: {error or type(error).__name__}"
         try:
-            server.app = await server.load()
+            server.app = await server.load(posixpath.join(self._root, "function"))
         except BaseException as error:
             traceback.print_exception(error)
             return 422, "".join(traceback.format_exception(error))

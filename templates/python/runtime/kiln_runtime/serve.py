@@ -34,9 +34,9 @@ class Workers:
     """A pool of threads for sync handlers, started as they are needed. submit is
     called on the loop's thread."""
 
-    def __init__(self, loop, limit):
+    def __init__(self, loop):
+        self.limit = DEFAULT_CONCURRENCY  # threads
         self._loop = loop
-        self._limit = limit
         self._lock = threading.Lock()  # guards all that follows but the bell
         self._jobs = collections.deque()
         self._started = 0
@@ -70,7 +70,7 @@ class Workers:
         if self._idle:
             self._idle -= 1
             self._bell.put(None)
-        elif self._started < self._limit:
+        elif self._started < self.limit:
             self._started += 1
             threading.Thread(target=self._run, name=f"worker-{self._started}", daemon=True).start()
 
@@ -113,26 +113,25 @@ def problem(request, status, code, detail):
 class Server:
     """Serves one function, or is a cell that waits for one."""
 
-    def __init__(self, loop, waiting_cell):
+    def __init__(self, loop, waiting_cell, workers=None):
         self.loop = loop
         self.app = None
         self.cell = waiting_cell
+        self.workers = workers or Workers(loop)
         self.connections = set()
         self.draining = False
-        self.workers = None
         self._token = None  # that requests must show; None = any will do
         self._listener = None
         self._tasks = set()
         self._drained = loop.create_future()
 
-    def load(self):
+    def load(self, code=apps.CODE):
         """Imports the handler; raises what the import raises. What is for the
         runtime alone the handler does not find in its environment."""
         token = os.environ.pop("KILN_INSTANCE_TOKEN", None)
         self._token = None if token is None else token.encode()
-        concurrency = int(os.environ.get("KILN_CONCURRENCY") or DEFAULT_CONCURRENCY)
-        self.workers = Workers(self.loop, max(1, concurrency))
-        return apps.load(self)
+        self.workers.limit = max(1, int(os.environ.get("KILN_CONCURRENCY") or DEFAULT_CONCURRENCY))
+        return apps.load(self, code)
 
     async def listen(self):
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -236,7 +235,10 @@ async def run():
     loop = asyncio.get_running_loop()
     server = Server(loop, cell.waiting())
     if server.cell:
+        from . import rehearsal  # which only cells need
+
         cell.prewarm()
+        await rehearsal.rehearse(server)
     else:
         try:
             server.app = await server.load()
