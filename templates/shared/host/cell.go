@@ -1,6 +1,8 @@
 package host
 
 import (
+	"archive/tar"
+	"bytes"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -42,7 +44,42 @@ func waitingCell() (*cell, error) {
 	if len(token) == 0 {
 		return nil, errors.New("the cell has no token")
 	}
+	if err := rehearse(); err != nil {
+		return nil, fmt.Errorf("rehearse a load: %w", err)
+	}
 	return &cell{token: token}, nil
+}
+
+// rehearsalSize is enough for every buffer on the way of a file to be there.
+const rehearsalSize = 256 << 10
+
+// rehearse unpacks a load of its own, so that the memory which the first one
+// touches is there before a caller waits for it.
+func rehearse() error {
+	dir, err := os.MkdirTemp("", "kiln-rehearsal-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var load bytes.Buffer
+	out := tar.NewWriter(&load)
+	for _, file := range []struct {
+		name string
+		data []byte
+	}{{"env.json", []byte("{}")}, {codeName + "/rehearsal", make([]byte, rehearsalSize)}} {
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: file.name, Size: int64(len(file.data)), Mode: 0o755}
+		if err := out.WriteHeader(header); err != nil {
+			return err
+		}
+		if _, err := out.Write(file.data); err != nil {
+			return err
+		}
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	_, err = Unpack(&load, dir)
+	return err
 }
 
 func (c *cell) authorized(r *http.Request) bool {
