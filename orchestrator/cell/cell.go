@@ -32,10 +32,11 @@ import (
 
 // The runtime contract of cells; docs/templates.md has it in full.
 const (
-	LoadPath = "/_kiln/load"
-	EnvCell  = "KILN_CELL"
-	EnvToken = "KILN_CELL_TOKEN"
-	CodePath = "/function"
+	LoadPath  = "/_kiln/load"
+	readyPath = "/_kiln/ready"
+	EnvCell   = "KILN_CELL"
+	EnvToken  = "KILN_CELL_TOKEN"
+	CodePath  = "/function"
 )
 
 // Defaults of Config, and their reasons.
@@ -103,7 +104,6 @@ type Config struct {
 // concurrent use.
 type Launcher struct {
 	config Config
-	client *http.Client
 	notes  notes
 
 	ctx    context.Context
@@ -135,6 +135,7 @@ type cell struct {
 	id, addr    string
 	token       string // for the load
 	calls       string // for calls, once it is loaded
+	client      *http.Client
 	stock       *stock
 	reservation *capacity.Reservation
 	readyAt     time.Time
@@ -154,7 +155,7 @@ func New(config Config) *Launcher {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &Launcher{
-		config: config, client: newClient(), notes: notes{config.Notes}, kick: make(chan struct{}, 1), more: make(chan struct{}, 1),
+		config: config, notes: notes{config.Notes}, kick: make(chan struct{}, 1), more: make(chan struct{}, 1),
 		stocks: map[string]*stock{}, uses: map[string]string{}, cells: map[string]*cell{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -217,7 +218,6 @@ func (l *Launcher) Close() error {
 	l.config.Capacity.Leave(l)
 	l.cancel()
 	l.work.Wait()
-	l.client.CloseIdleConnections()
 	return nil
 }
 
@@ -319,6 +319,7 @@ const endGrace = time.Second
 // end stops and removes a cell; mu is held.
 func (l *Launcher) end(c *cell) {
 	c.state = ending
+	c.client.CloseIdleConnections()
 	l.work.Add(1)
 	go func() {
 		defer l.work.Done()

@@ -47,6 +47,7 @@ type loaded struct {
 	env     map[string]string
 	code    string
 	secrets map[string][]byte
+	greeted bool // on a connection that was there before
 }
 
 // rig is a Launcher on a fake engine, with a fake runtime in its cells.
@@ -142,9 +143,11 @@ func (r *rig) runtime(ctx context.Context, p *enginetest.Process) int {
 		return 2
 	}
 	used := false
+	var asked sync.Map // addresses of clients that asked for readiness
 	program := enginetest.Serve(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		switch {
 		case q.URL.Path == "/_kiln/ready":
+			asked.Store(q.RemoteAddr, true)
 		case q.URL.Path != cell.LoadPath:
 			io.WriteString(w, "cell")
 		case q.Header.Get("Authorization") != "Bearer "+token:
@@ -162,6 +165,7 @@ func (r *rig) runtime(ctx context.Context, p *enginetest.Process) int {
 				w.WriteHeader(http.StatusUnprocessableEntity)
 				return
 			}
+			_, l.greeted = asked.Load(q.RemoteAddr)
 			r.loads[p.Addr] = l
 			if r.answer != nil {
 				status := r.answer(len(r.loads))
@@ -293,6 +297,9 @@ func TestLaunchLoadsACell(t *testing.T) {
 	r.mu.Unlock()
 	if diff := cmp.Diff(rel.Env(), l.env); diff != "" || l.code != "print()" {
 		t.Errorf("loaded %q with %v", l.code, diff)
+	}
+	if !l.greeted {
+		t.Error("the load had to connect first")
 	}
 	for name, value := range l.env {
 		if strings.Contains(name+value, "TOKEN") {

@@ -30,16 +30,32 @@ const (
 	outputLines = 50
 )
 
-// newClient returns a client for loads. Each has a connection of its own: a cell
-// is loaded once.
+// newClient returns a client for one cell.
 func newClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext:       (&net.Dialer{Timeout: loadDialTimeout}).DialContext,
-			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxAnswer,
+			DialContext:        (&net.Dialer{Timeout: loadDialTimeout}).DialContext,
+			DisableCompression: true, MaxResponseHeaderBytes: maxAnswer,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// greet opens the connection that the load will take: to connect, and to be
+// accepted by a process that was asleep, takes as long as half a load. Without
+// it the load opens one.
+func (c *cell) greet(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.addr+readyPath, nil)
+	if err != nil {
+		return err
+	}
+	response, err := c.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, io.LimitReader(response.Body, maxAnswer))
+	return err
 }
 
 // Launch returns an instance of a release: a cell that was loaded, when a caller
@@ -147,7 +163,8 @@ func (l *Launcher) send(ctx context.Context, c *cell, release orchestrator.Relea
 	}
 	request.Header.Set("Authorization", "Bearer "+c.token)
 	request.Header.Set("Content-Type", "application/x-tar")
-	response, err := l.client.Do(request)
+	request.Close = true // a cell is loaded once
+	response, err := c.client.Do(request)
 	if err != nil {
 		return fmt.Errorf("load %s into a cell: %w", release.Revision.ID, err)
 	}

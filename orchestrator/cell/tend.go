@@ -193,7 +193,11 @@ func (l *Launcher) start(template orchestrator.Template, image string, began fun
 		reservation.Release()
 		return nil, err
 	}
-	return &cell{id: id, addr: addr, token: token, calls: calls, reservation: reservation, readyAt: time.Now()}, nil
+	c := &cell{id: id, addr: addr, token: token, calls: calls, client: newClient(), reservation: reservation, readyAt: time.Now()}
+	if err := c.greet(ctx); err != nil {
+		l.config.Logger.Warn("greet a cell", "template", template.Name, "container_id", id, "error", err)
+	}
+	return c, nil
 }
 
 // container is what to run for one cell.
