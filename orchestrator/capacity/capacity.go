@@ -5,7 +5,8 @@
 // tenants (pools, cells) for idle instances they can spare and has the least
 // worth of all ended, by greedy-dual; what cannot be had so waits in line.
 // Lines are fair: callers go before background work, and among equals the
-// functions take turns, so that a noisy one does not hold up the others.
+// functions take turns, so that a noisy one does not hold up the others. A claim
+// that does not fit is passed by those that do, but not for long (hold).
 package capacity
 
 import (
@@ -69,6 +70,7 @@ type Budget struct {
 	starting [priorities]int    // starts under way
 	forSlots line               // starts waiting
 	forBytes line               // reservations waiting
+	hold     hold               // on what becomes free for them
 	tenants  map[Tenant]struct{}
 	evicted  uint64
 }

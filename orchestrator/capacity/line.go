@@ -1,7 +1,9 @@
 package capacity
 
 import (
+	"iter"
 	"slices"
+	"time"
 
 	"github.com/kilnfaas/kiln/orchestrator"
 )
@@ -12,6 +14,7 @@ type ticket struct {
 	priority Priority
 	memory   orchestrator.Bytes
 	granted  chan struct{} // closed when it is its turn
+	passed   time.Time     // when one behind it was served, as it did not fit; zero = never
 }
 
 func newTicket(function string, priority Priority, memory orchestrator.Bytes) *ticket {
@@ -63,6 +66,19 @@ func (l *line) pop(fits func(*ticket) bool) *ticket {
 		}
 	}
 	return nil
+}
+
+// heads returns the tickets whose turn it can be, in order.
+func (l *line) heads() iter.Seq[*ticket] {
+	return func(yield func(*ticket) bool) {
+		for _, class := range l.classes {
+			for _, f := range class {
+				if !yield(f.tickets[0]) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // remove takes a ticket out and says whether it was still in.

@@ -104,6 +104,7 @@ func (b *Budget) Reserve(ctx context.Context, function string, memory orchestrat
 		case <-t.granted:
 			return &Reservation{budget: b, memory: memory}, nil
 		case <-again.C:
+			b.again()
 		case <-ctx.Done():
 			return nil, b.withdraw(t, ctx.Err())
 		}
@@ -118,21 +119,53 @@ func (b *Budget) withdraw(t *ticket, err error) error {
 	if !b.forBytes.remove(t) {
 		b.used -= t.memory
 	}
+	b.leave(t, time.Now())
 	b.grant()
 	return err
 }
 
 // grant serves those in line for memory that fit; b.mu is held. A large claim
-// that does not fit lets smaller ones pass: it has idle instances ended for it
-// all the same, and its caller's deadline bounds its wait.
+// that does not fit lets smaller ones pass, until they have passed it for too long.
 func (b *Budget) grant() {
+	if b.forBytes.len() == 0 {
+		return
+	}
+	now := time.Now()
 	for {
-		t := b.forBytes.pop(func(t *ticket) bool { return t.memory <= b.memory-b.used })
+		b.hold.look(now, &b.forBytes)
+		free := b.memory - b.used
+		var larger []*ticket
+		t := b.forBytes.pop(func(t *ticket) bool {
+			if t.memory > free {
+				larger = append(larger, t)
+			}
+			return t.memory <= free && b.hold.admits(t)
+		})
 		if t == nil {
 			return
 		}
+		for _, l := range larger {
+			if l.passed.IsZero() {
+				l.passed = now
+			}
+		}
 		b.used += t.memory
+		b.leave(t, now)
 		close(t.granted)
+	}
+}
+
+// again looks whether a hold has begun or ended.
+func (b *Budget) again() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.grant()
+}
+
+// leave ends the hold of a ticket that waits no more; b.mu is held.
+func (b *Budget) leave(t *ticket, now time.Time) {
+	if b.hold.of == t {
+		b.hold.end(now)
 	}
 }
 
