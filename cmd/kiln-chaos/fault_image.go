@@ -5,7 +5,7 @@ import "context"
 // deleteImage deletes the images of all functions and of the cells. What runs goes on, and what
 // has to start gets its image built again.
 var deleteImage = fault{name: "images deleted", full: 3, short: 1, inject: func(ctx context.Context, w *world) error {
-	tags, err := w.engine.list(ctx, "images", "--filter", w.filter(), "--format", "{{.Repository}}:{{.Tag}}")
+	tags, err := w.engine.list(ctx, "images", "--filter", w.filter(), "--filter", "dangling=false", "--format", "{{.Repository}}:{{.Tag}}")
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,11 @@ func (f *flood) overload(ctx context.Context, w *world, length time.Duration) er
 			return fmt.Errorf("deploy %s: %w", name, err)
 		}
 	}
-	if _, err := w.capacity(ctx, []string{noisyName}, slotsOfNoisy); err != nil { // until all instances are up
+	// Until all instances are up; a slow machine starts them later than calls wait.
+	warm := w.gateway.startLoad(slices.Repeat([]caller{{noisyName, http.MethodGet, 0}}, slotsOfNoisy))
+	err = w.pause(ctx, capacityTime)
+	warm.stop()
+	if err != nil {
 		return err
 	}
 	if f.capacity, err = w.capacity(ctx, []string{noisyName}, slotsOfNoisy); err != nil {

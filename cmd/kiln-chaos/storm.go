@@ -91,6 +91,7 @@ func storm(ctx context.Context, w *world) error {
 		}
 		w.violations = nil
 		if err := flooded.overload(ctx, w, length); err != nil {
+			printTable(os.Stdout, rows, w)
 			return err
 		}
 		rows = append(rows, row{fault: "overload", times: 1, sent: int64(flooded.sent), allowed: flooded.shed, notAllowed: flooded.other,
@@ -100,6 +101,7 @@ func storm(ctx context.Context, w *world) error {
 	w.violations = nil
 	left, err := w.clear(ctx)
 	if err != nil {
+		printTable(os.Stdout, rows, w)
 		return err
 	}
 	rows = append(rows, row{fault: "all removed", left: left, violations: w.violations})
