@@ -12,6 +12,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/docker/docker/client"
@@ -68,6 +69,9 @@ type Client struct {
 	users   userCache
 	frozen  frozenSet
 	entries entryVolume
+	// openFiles is what containers are given, 0 once the engine has refused it: then
+	// they have its own.
+	openFiles atomic.Int64
 	// pullStall is a field for the tests' sake.
 	pullStall time.Duration
 
@@ -97,6 +101,7 @@ func Open(ctx context.Context, options Options) (*Client, error) {
 			WithHint("give an address such as unix:///var/run/docker.sock")
 	}
 	c := &Client{api: api, options: options, entries: newEntryVolume(), pullStall: pullStall}
+	c.openFiles.Store(openFiles)
 	pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	ping, err := api.Ping(pingCtx)

@@ -110,8 +110,10 @@ func TestProcessLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	limits := strings.Join(strings.Fields(text), " ")
-	if want := "Max core file size 0 0 bytes"; !strings.Contains(limits, want) {
-		t.Errorf("no %q in\n%s", want, text)
+	for _, want := range []string{"Max core file size 0 0 bytes", "Max open files 16384 16384 files"} {
+		if !strings.Contains(limits, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
 	}
 	// Without swap: version 1 counts memory and swap together, 2 apart.
 	for file, want := range map[string]string{
@@ -122,6 +124,22 @@ func TestProcessLimits(t *testing.T) {
 		if err == nil && strings.TrimSpace(got) != want {
 			t.Errorf("%s: got %q, want %s", file, got, want)
 		}
+	}
+}
+
+// TestEngineThatRefusesOpenFiles: containers start all the same, with its own
+// limit. More than nr_open is refused everywhere.
+func TestEngineThatRefusesOpenFiles(t *testing.T) {
+	client := open(t, docker.Options{})
+	client.SetOpenFiles(1 << 31)
+	for range 2 { // the first is refused
+		served(t, client, orchestrator.ContainerConfig{Image: probe.require(t, client)})
+		if got := client.OpenFiles(); got != 0 {
+			t.Errorf("containers are given %d files after a refusal, want the engine's own limit", got)
+		}
+	}
+	if left, err := client.List(t.Context(), owned(t)); err != nil || len(left) != 2 {
+		t.Errorf("got %+v, %v; want the two that run", left, err)
 	}
 }
 

@@ -25,15 +25,6 @@ const (
 	logMaxFiles = "3"
 )
 
-// ulimits bound each process: no core dump, which the machine would write, outside
-// all limits, and which holds what the function keeps in memory.
-//
-// There is none for processes: the kernel counts those of a user over all
-// containers, so that one function would use up another's; Limits.Pids bounds
-// them. The number of open files stays the engine's own, for one that is beyond
-// the engine's keeps containers from starting where it may not raise it.
-var ulimits = []*container.Ulimit{{Name: "core", Soft: 0, Hard: 0}}
-
 // abandonPatience is how long Run stays once its context ended, so that what
 // was made is normally gone when it returns. After that the tidying goes on by
 // itself.
@@ -84,7 +75,19 @@ func (c *Client) run(caller context.Context, config orchestrator.ContainerConfig
 			return orchestrator.Container{}, fmt.Errorf("prepare to hand secrets to %s: %w", config.Name, err)
 		}
 	}
-	created, err := c.create(ctx, config, image, volume)
+	for {
+		files := c.openFiles.Load()
+		ran, err := c.attempt(ctx, caller, config, image, volume, files)
+		if files == 0 || !refusedFiles(err) {
+			return ran, err
+		}
+		c.openFiles.Store(0)
+	}
+}
+
+// attempt creates and starts a container, or leaves none behind.
+func (c *Client) attempt(ctx, caller context.Context, config orchestrator.ContainerConfig, image imageDefaults, volume string, files int64) (orchestrator.Container, error) {
+	created, err := c.create(ctx, config, image, volume, files)
 	if err != nil {
 		return orchestrator.Container{}, translate(caller, "create "+config.Name, err)
 	}
@@ -100,10 +103,11 @@ func (c *Client) run(caller context.Context, config orchestrator.ContainerConfig
 
 // create makes a container. volume is the one with the entry program, if it is
 // to have secrets.
-func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig, image imageDefaults, volume string) (string, error) {
+func (c *Client) create(ctx context.Context, config orchestrator.ContainerConfig, image imageDefaults, volume string, files int64) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	host := hostConfig(config)
+	host.Ulimits = ulimits(files)
 	for _, path := range image.volumes {
 		if _, given := host.Tmpfs[path]; !given {
 			host.Tmpfs[path] = tmpfsOptions(orchestrator.Tmpfs{Size: orchestrator.DefaultTmp})
@@ -205,7 +209,6 @@ func hostConfig(config orchestrator.ContainerConfig) *container.HostConfig {
 		Tmpfs:     make(map[string]string, len(config.Tmpfs)),
 		Resources: resources(config.Limits),
 	}
-	host.Ulimits = ulimits
 	for _, t := range config.Tmpfs {
 		host.Tmpfs[t.Path] = tmpfsOptions(t)
 	}

@@ -28,5 +28,11 @@ func ReadTrace(data []byte, progress func(orchestrator.BuildEvent)) error {
 // SetPullStall shortens how long a pull may make no progress.
 func (c *Client) SetPullStall(d time.Duration) { c.pullStall = d }
 
+// SetOpenFiles changes how many descriptors containers are given.
+func (c *Client) SetOpenFiles(files int64) { c.openFiles.Store(files) }
+
+// OpenFiles returns it.
+func (c *Client) OpenFiles() int64 { return c.openFiles.Load() }
+
 // API is the Docker client, for assertions on what the contract does not show.
 func (c *Client) API() *client.Client { return c.api }
