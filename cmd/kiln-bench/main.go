@@ -128,7 +128,7 @@ func run(ctx context.Context, p plan, only []string, out string, keep bool) erro
 	}
 	var report Report
 	if keep {
-		if report, err = readReport(filepath.Join(out, reportFile)); err != nil {
+		if report, err = earlierReport(out); err != nil {
 			return err
 		}
 	}

@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -29,6 +32,16 @@ func readReport(file string) (r Report, err error) {
 		return r, fmt.Errorf("%s: %w", file, err)
 	}
 	return r, nil
+}
+
+// earlierReport returns what the last run left in a folder, and an empty report
+// where there was none.
+func earlierReport(dir string) (Report, error) {
+	r, err := readReport(filepath.Join(dir, reportFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Report{}, nil
+	}
+	return r, err
 }
 
 // begun tells when the sections were, in their order.

@@ -57,3 +57,24 @@ func TestMarkdown(t *testing.T) {
 		columns = n
 	}
 }
+
+// TestEarlierReport has -keep begin anew where nothing was measured, and never
+// where what was measured cannot be read.
+func TestEarlierReport(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "bench")
+	if r, err := earlierReport(dir); err != nil || r.Sim != nil {
+		t.Errorf("without an earlier run: %v, %v", r.Sim, err)
+	}
+	if err := (Report{Sim: &Sim{}}).write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := earlierReport(dir); err != nil || r.Sim == nil {
+		t.Errorf("after a run: %v, %v, want its simulation", r.Sim, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, reportFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := earlierReport(dir); err == nil {
+		t.Error("a broken report is taken for none")
+	}
+}
