@@ -3,6 +3,7 @@ package certs_test
 import (
 	"crypto/tls"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -67,6 +68,27 @@ func TestFilesAreReadAgain(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		shows("three.test")
 	})
+}
+
+// TestOldTLSIsRefused: whoever knows nothing newer than 1.1 gets no connection.
+func TestOldTLSIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	writePair(t, dir, "one.test")
+	files, err := certs.Open(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for version, served := range map[uint16]bool{tls.VersionTLS11: false, tls.VersionTLS12: true} {
+		here, there := net.Pipe()
+		server, client := tls.Server(there, files.Config()), tls.Client(here, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version})
+		done := make(chan error, 1)
+		go func() { done <- server.Handshake(); there.Close() }()
+		_ = client.Handshake()
+		if err := <-done; (err == nil) != served {
+			t.Errorf("a handshake with %s: %v", tls.VersionName(version), err)
+		}
+		here.Close()
+	}
 }
 
 // TestPairsThatDoNotFit are refused at the start.

@@ -425,6 +425,25 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
+// TestReaderThatStops: a client that reads no further has the slot until its
+// deadline, and no longer.
+func TestReaderThatStops(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		in := serveHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
+			for part := noise(1 << 20); ; {
+				if _, err := w.Write(part); err != nil {
+					return
+				}
+			}
+		})
+		g := newRig(t, way, timeout(300*time.Millisecond), in.addr)
+		p := g.dial()
+		p.say(get)
+		p.head()
+		g.calm()
+	})
+}
+
 // TestFunctionAnswersEarly: the answer comes while the body is still on its way,
 // and the function reads no more of it.
 func TestFunctionAnswersEarly(t *testing.T) {
