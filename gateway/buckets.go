@@ -63,15 +63,13 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if err := acceptJSON(r); err != nil {
 		return err
 	}
-	values, err := query(r, "prefix", "after", "limit")
-	if err != nil {
-		return err
-	}
 	if s.Buckets == nil {
 		return errNoBuckets
 	}
-	filter := orchestrator.ObjectFilter{Prefix: values["prefix"], After: values["after"], Limit: defaultObjects}
-	if text, ok := values["limit"]; ok {
+	values := r.URL.Query()
+	filter := orchestrator.ObjectFilter{Prefix: values.Get("prefix"), After: values.Get("after"), Limit: defaultObjects}
+	if text := values.Get("limit"); values.Has("limit") {
+		var err error
 		if filter.Limit, err = strconv.Atoi(text); err != nil || filter.Limit < 1 || filter.Limit > orchestrator.MaxObjectList {
 			return problem.Parameter("limit", text, "give a number from 1 to "+strconv.Itoa(orchestrator.MaxObjectList))
 		}

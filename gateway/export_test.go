@@ -14,6 +14,21 @@ func (s *Server) Table() [][2]string {
 	return rows
 }
 
+// Theirs is what KnownParameters has for a route whose query is not Kiln's.
+var Theirs = []string(theirs)
+
+// Repeated follows the name of a parameter that may be given more than once.
+const Repeated = repeated
+
+// KnownParameters returns the query parameters of each row of Table.
+func (s *Server) KnownParameters() [][]string {
+	var known [][]string
+	for _, r := range s.table() {
+		known = append(known, r.query)
+	}
+	return known
+}
+
 // UploadForm reads the form of POST /upload and returns its values and file.
 func UploadForm(body io.Reader, boundary, dir string) (map[string][]byte, []byte, error) {
 	form, err := readForm(body, boundary, dir, uploadFields)

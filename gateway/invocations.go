@@ -71,12 +71,9 @@ func (s *Server) getInvocation(w http.ResponseWriter, r *http.Request) error {
 	if err := acceptJSON(r); err != nil {
 		return err
 	}
-	values, err := query(r, "wait")
-	if err != nil {
-		return err
-	}
 	var wait time.Duration
-	if text := values["wait"]; text != "" {
+	if text := r.URL.Query().Get("wait"); text != "" {
+		var err error
 		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > maxWait {
 			return problem.Parameter("wait", text, "give a duration of at most "+maxWait.String()+", for example 30s")
 		}
@@ -106,33 +103,31 @@ func (s *Server) listInvocations(w http.ResponseWriter, r *http.Request) error {
 	if err := mayFollow(r, r.URL.Query().Get("function")); err != nil {
 		return err
 	}
-	return s.invocationPage(w, r, events.Filter{}, "function", "status", "before", "limit")
+	return s.invocationPage(w, r, events.Filter{})
 }
 
 func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
-	return s.invocationPage(w, r, events.Filter{Function: name(r), Status: orchestrator.InvocationFailed}, "before", "limit")
+	return s.invocationPage(w, r, events.Filter{Function: name(r), Status: orchestrator.InvocationFailed})
 }
 
 // invocationPage answers with the invocations that filter and the parameters select.
-func (s *Server) invocationPage(w http.ResponseWriter, r *http.Request, filter events.Filter, parameters ...string) error {
+func (s *Server) invocationPage(w http.ResponseWriter, r *http.Request, filter events.Filter) error {
 	if err := acceptJSON(r); err != nil {
 		return err
 	}
-	values, err := query(r, parameters...)
-	if err != nil {
-		return err
-	}
-	if function := values["function"]; function != "" {
+	values := r.URL.Query()
+	if function := values.Get("function"); function != "" {
 		filter.Function = function
 	}
-	if status := values["status"]; status != "" {
+	if status := values.Get("status"); status != "" {
 		filter.Status = orchestrator.InvocationStatus(status)
 		if !filter.Status.Ended() && filter.Status != orchestrator.InvocationWaiting && filter.Status != orchestrator.InvocationRunning {
 			return problem.Parameter("status", status, "it is waiting, running, succeeded, failed or canceled")
 		}
 	}
-	filter.Before, filter.Limit = values["before"], defaultList
-	if text := values["limit"]; text != "" {
+	filter.Before, filter.Limit = values.Get("before"), defaultList
+	if text := values.Get("limit"); text != "" {
+		var err error
 		if filter.Limit, err = strconv.Atoi(text); err != nil || filter.Limit < 1 || filter.Limit > maxList {
 			return problem.Parameter("limit", text, "give a number from 1 to "+strconv.Itoa(maxList))
 		}
@@ -182,11 +177,6 @@ func (s *Server) replayDeadLetters(w http.ResponseWriter, r *http.Request) error
 }
 
 func (s *Server) dropDeadLetters(w http.ResponseWriter, r *http.Request) error {
-	for key := range r.URL.Query() {
-		if key != "id" {
-			return problem.Parameter(key, "", "the parameter here is: id, which may be repeated")
-		}
-	}
 	return s.eachDeadLetter(w, r, r.URL.Query()["id"], s.Async.Drop)
 }
 

@@ -41,13 +41,9 @@ func (s *Server) scaffold(w http.ResponseWriter, r *http.Request) error {
 	if _, err := accept(r, "application/gzip"); err != nil {
 		return err
 	}
-	given, err := query(r, "name")
-	if err != nil {
-		return err
-	}
-	function, ok := given["name"]
-	if !ok {
-		function = defaultFunction
+	function := defaultFunction
+	if given := r.URL.Query(); given.Has("name") {
+		function = given.Get("name")
 	}
 	files, err := s.Templates.Scaffold(name(r), function)
 	if err != nil {

@@ -57,25 +57,22 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 
 // logOptions reads the parameters of a request for logs.
 func logOptions(r *http.Request) (o orchestrator.LogOptions, err error) {
-	given, err := query(r, "follow", "tail", "since")
-	if err != nil {
-		return o, err
-	}
-	if text, ok := given["follow"]; ok {
+	given := r.URL.Query()
+	if text := given.Get("follow"); given.Has("follow") {
 		if o.Follow, err = strconv.ParseBool(text); err != nil {
 			return o, problem.Parameter("follow", text, "write true or false")
 		}
 	}
 	o.Tail = defaultTail
-	switch text, ok := given["tail"]; {
-	case ok && text == "all":
+	switch text := given.Get("tail"); {
+	case text == "all":
 		o.Tail = -1
-	case ok:
+	case given.Has("tail"):
 		if o.Tail, err = strconv.Atoi(text); err != nil || o.Tail < 0 {
 			return o, problem.Parameter("tail", text, "write a number of lines, or all")
 		}
 	}
-	if text, ok := given["since"]; ok {
+	if text := given.Get("since"); given.Has("since") {
 		if o.Since, err = since(text, time.Now()); err != nil {
 			return o, problem.Parameter("since", text, "write a time such as 2006-01-02T15:04:05Z, or a duration such as 10m")
 		}

@@ -25,9 +25,9 @@ const (
 )
 
 // control makes a handler of the control API: it names the request, sets the
-// headers that every answer has, refuses pages of other sites and callers who may
-// not, bounds how long a slow client may take, and turns a returned error or a
-// panic into an answer.
+// headers that every answer has, refuses pages of other sites, callers who may not
+// and query parameters that the route does not know, bounds how long a slow client
+// may take, and turns a returned error or a panic into an answer.
 func (s *Server) control(route route) http.Handler {
 	origins := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -53,6 +53,9 @@ func (s *Server) control(route route) http.Handler {
 			err = problem.CrossOrigin(err)
 		default:
 			if r, err = s.authorize(r, route.needs); err == nil {
+				err = route.query.check(r)
+			}
+			if err == nil {
 				err = route.handler(answer, r)
 			}
 		}

@@ -3,7 +3,6 @@ package gateway
 import (
 	"mime"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,24 +65,4 @@ func contentType(r *http.Request) (string, map[string]string, error) {
 		return "", nil, problem.Malformed("the Content-Type %q is not one", header)
 	}
 	return media, parameters, nil
-}
-
-// query returns the parameters of a request, each of which must be known and
-// given once.
-func query(r *http.Request, known ...string) (map[string]string, error) {
-	all, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, problem.Malformed("the query cannot be read: %w", err)
-	}
-	values := map[string]string{}
-	for key, given := range all {
-		if !slices.Contains(known, key) {
-			return nil, problem.Parameter(key, given[0], "the parameters here are: "+strings.Join(known, ", "))
-		}
-		if len(given) > 1 {
-			return nil, problem.Parameter(key, strings.Join(given, ", "), "give it once")
-		}
-		values[key] = given[0]
-	}
-	return values, nil
 }

@@ -8,8 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/kilnfaas/kiln/gateway"
 	"github.com/kilnfaas/kiln/gateway/problem"
 	"github.com/kilnfaas/kiln/orchestrator"
 )
@@ -33,6 +36,42 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 	}
 	if diff := cmp.Diff(slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(served))); diff != "" {
 		t.Errorf("routes (-documented +served):\n%s", diff)
+	}
+}
+
+// TestEveryParameterIsDocumented compares the query parameters that each row knows
+// with the document's, and sees others refused.
+func TestEveryParameterIsDocumented(t *testing.T) {
+	f := newFixture(t, "a")
+	rows := f.Table()
+	for i, known := range f.KnownParameters() {
+		method, path := rows[i][0], rows[i][1]
+		theirs := slices.Equal(known, gateway.Theirs)
+		if theirs {
+			known = nil
+		}
+		var documented []string
+		for _, p := range document(t).spec.Paths.Find(path).GetOperation(method).Parameters {
+			if p.Value.In != openapi3.ParameterInQuery {
+				continue
+			}
+			name := p.Value.Name
+			if p.Value.Schema.Value.Type.Is(openapi3.TypeArray) {
+				name += gateway.Repeated
+			}
+			documented = append(documented, name)
+		}
+		if diff := cmp.Diff(documented, known, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("parameters of %s %s (-documented +known):\n%s", method, path, diff)
+		}
+		if theirs {
+			continue
+		}
+		target := strings.NewReplacer("{name}", "a", "{trigger}", "t", "{id}", "i", "{path}", "p").Replace(path)
+		got := f.call(t, method, target+"?colour=red", "")
+		if got.status != http.StatusBadRequest || !strings.Contains(got.body, `there is no parameter \"colour\" here`) {
+			t.Errorf("%s %s with an unknown parameter: %d %s", method, path, got.status, got.body)
+		}
 	}
 }
 

@@ -39,61 +39,62 @@ type route struct {
 	method  string
 	path    string
 	needs   need
+	query   parameters // those that it knows; others are refused
 	handler handlerFunc
 }
 
 // table is the control API. docs/openapi.yaml describes the same rows.
 func (s *Server) table() []route {
 	return []route{
-		{"POST", "/upload", deployer, s.upload},
-		{"GET", "/v1/functions", reader, s.listFunctions},
-		{"GET", "/v1/functions/{name}", reader, s.getFunction},
-		{"PUT", "/v1/functions/{name}", deployer, s.putFunction},
-		{"PATCH", "/v1/functions/{name}", deployer, s.patchFunction},
-		{"DELETE", "/v1/functions/{name}", deployer, s.deleteFunction},
-		{"GET", "/v1/functions/{name}/revisions", reader, s.listRevisions},
-		{"POST", "/v1/functions/{name}/rollback", deployer, s.rollback},
-		{"GET", "/v1/functions/{name}/logs", reader, s.logs},
-		{"GET", "/v1/functions/{name}/instances", reader, s.listInstances},
-		{"POST", "/async/{name}", needNothing, s.invokeAsync}, // as the data plane: the function says who may
-		{"POST", "/async/{name}/" + rest, needNothing, s.invokeAsync},
-		{"GET", "/v1/invocations", needToken, s.listInvocations}, // mayFollow has the rest
-		{"GET", "/v1/invocations/{id}", needToken, s.getInvocation},
-		{"POST", "/v1/invocations/{id}/retry", needToken, s.retryInvocation},
-		{"POST", "/v1/invocations/{id}/cancel", needToken, s.cancelInvocation},
-		{"GET", "/v1/functions/{name}/dead-letters", reader, s.listDeadLetters},
-		{"POST", "/v1/functions/{name}/dead-letters/replay", invoker, s.replayDeadLetters},
-		{"DELETE", "/v1/functions/{name}/dead-letters", deployer, s.dropDeadLetters},
-		{"POST", "/sequence/{name}", needNothing, s.invokeSequence},
-		{"POST", "/sequence/{name}/" + rest, needNothing, s.invokeSequence},
-		{"POST", "/events/{name}", needNothing, s.takeEvents}, // as the data plane
-		{"POST", "/hooks/{id}", needNothing, s.receiveHook},   // the address is the right
-		{"POST", "/hooks/{id}/" + rest, needNothing, s.receiveHook},
-		{"GET", "/v1/triggers", reader, s.listTriggers},
-		{"GET", "/v1/functions/{name}/triggers", reader, s.listTriggers},
-		{"GET", "/v1/functions/{name}/triggers/{trigger}", reader, s.getTrigger()},
-		{"POST", "/v1/functions/{name}/triggers/{trigger}/pause", deployer, s.pauseTrigger()},
-		{"POST", "/v1/functions/{name}/triggers/{trigger}/resume", deployer, s.resumeTrigger()},
-		{"POST", "/v1/functions/{name}/triggers/{trigger}/test", invoker, s.testTrigger},
-		{"GET", "/v1/buckets", viewer, s.listBuckets},
-		{"GET", "/v1/buckets/{name}", viewer, s.listObjects},
-		{"GET", "/v1/buckets/{name}/" + rest, viewer, s.getObject},
-		{"PUT", "/v1/buckets/{name}/" + rest, filer, s.putObject},
-		{"DELETE", "/v1/buckets/{name}/" + rest, filer, s.deleteObject},
-		{"GET", "/v1/templates", needToken, s.listTemplates},
-		{"GET", "/v1/templates/{name}", needToken, s.getTemplate},
-		{"GET", "/v1/templates/{name}/scaffold", needToken, s.scaffold},
-		{"GET", "/v1/version", needToken, s.version},
-		{"GET", "/v1/secrets", reader, s.listSecrets},
-		{"PUT", "/v1/secrets/{name}", deployer, s.putSecret},
-		{"DELETE", "/v1/secrets/{name}", deployer, s.deleteSecret},
-		{"GET", "/v1/tokens", admin, s.listTokens},
-		{"POST", "/v1/tokens", admin, s.createToken},
-		{"DELETE", "/v1/tokens/{name}", admin, s.deleteToken},
-		{"GET", "/healthz", needNothing, s.healthz},
-		{"GET", "/readyz", needNothing, s.readyz},
-		{"GET", "/metrics", reader, s.metrics()},
-		{"GET", "/openapi.yaml", needNothing, s.openapi},
+		{"POST", "/upload", deployer, nil, s.upload},
+		{"GET", "/v1/functions", reader, nil, s.listFunctions},
+		{"GET", "/v1/functions/{name}", reader, nil, s.getFunction},
+		{"PUT", "/v1/functions/{name}", deployer, nil, s.putFunction},
+		{"PATCH", "/v1/functions/{name}", deployer, nil, s.patchFunction},
+		{"DELETE", "/v1/functions/{name}", deployer, nil, s.deleteFunction},
+		{"GET", "/v1/functions/{name}/revisions", reader, nil, s.listRevisions},
+		{"POST", "/v1/functions/{name}/rollback", deployer, nil, s.rollback},
+		{"GET", "/v1/functions/{name}/logs", reader, parameters{"follow", "tail", "since"}, s.logs},
+		{"GET", "/v1/functions/{name}/instances", reader, nil, s.listInstances},
+		{"POST", "/async/{name}", needNothing, theirs, s.invokeAsync}, // as the data plane: the function says who may
+		{"POST", "/async/{name}/" + rest, needNothing, theirs, s.invokeAsync},
+		{"GET", "/v1/invocations", needToken, parameters{"function", "status", "before", "limit"}, s.listInvocations}, // mayFollow has the rest
+		{"GET", "/v1/invocations/{id}", needToken, parameters{"wait"}, s.getInvocation},
+		{"POST", "/v1/invocations/{id}/retry", needToken, nil, s.retryInvocation},
+		{"POST", "/v1/invocations/{id}/cancel", needToken, nil, s.cancelInvocation},
+		{"GET", "/v1/functions/{name}/dead-letters", reader, parameters{"before", "limit"}, s.listDeadLetters},
+		{"POST", "/v1/functions/{name}/dead-letters/replay", invoker, nil, s.replayDeadLetters},
+		{"DELETE", "/v1/functions/{name}/dead-letters", deployer, parameters{"id" + repeated}, s.dropDeadLetters},
+		{"POST", "/sequence/{name}", needNothing, theirs, s.invokeSequence},
+		{"POST", "/sequence/{name}/" + rest, needNothing, theirs, s.invokeSequence},
+		{"POST", "/events/{name}", needNothing, nil, s.takeEvents},  // as the data plane
+		{"POST", "/hooks/{id}", needNothing, theirs, s.receiveHook}, // the address is the right
+		{"POST", "/hooks/{id}/" + rest, needNothing, theirs, s.receiveHook},
+		{"GET", "/v1/triggers", reader, nil, s.listTriggers},
+		{"GET", "/v1/functions/{name}/triggers", reader, nil, s.listTriggers},
+		{"GET", "/v1/functions/{name}/triggers/{trigger}", reader, nil, s.getTrigger()},
+		{"POST", "/v1/functions/{name}/triggers/{trigger}/pause", deployer, nil, s.pauseTrigger()},
+		{"POST", "/v1/functions/{name}/triggers/{trigger}/resume", deployer, nil, s.resumeTrigger()},
+		{"POST", "/v1/functions/{name}/triggers/{trigger}/test", invoker, nil, s.testTrigger},
+		{"GET", "/v1/buckets", viewer, nil, s.listBuckets},
+		{"GET", "/v1/buckets/{name}", viewer, parameters{"prefix", "after", "limit"}, s.listObjects},
+		{"GET", "/v1/buckets/{name}/" + rest, viewer, nil, s.getObject},
+		{"PUT", "/v1/buckets/{name}/" + rest, filer, nil, s.putObject},
+		{"DELETE", "/v1/buckets/{name}/" + rest, filer, nil, s.deleteObject},
+		{"GET", "/v1/templates", needToken, nil, s.listTemplates},
+		{"GET", "/v1/templates/{name}", needToken, nil, s.getTemplate},
+		{"GET", "/v1/templates/{name}/scaffold", needToken, parameters{"name"}, s.scaffold},
+		{"GET", "/v1/version", needToken, nil, s.version},
+		{"GET", "/v1/secrets", reader, nil, s.listSecrets},
+		{"PUT", "/v1/secrets/{name}", deployer, parameters{"function" + repeated}, s.putSecret},
+		{"DELETE", "/v1/secrets/{name}", deployer, nil, s.deleteSecret},
+		{"GET", "/v1/tokens", admin, nil, s.listTokens},
+		{"POST", "/v1/tokens", admin, nil, s.createToken},
+		{"DELETE", "/v1/tokens/{name}", admin, nil, s.deleteToken},
+		{"GET", "/healthz", needNothing, nil, s.healthz},
+		{"GET", "/readyz", needNothing, nil, s.readyz},
+		{"GET", "/metrics", reader, nil, s.metrics()},
+		{"GET", "/openapi.yaml", needNothing, nil, s.openapi},
 	}
 }
 
@@ -120,11 +121,11 @@ func (s *Server) routes() http.Handler {
 		router.Handle(r.path, s.control(r)).Methods(allowed...)
 	}
 	for _, path := range paths {
-		router.Handle(path, s.control(route{needs: needNothing, handler: func(_ http.ResponseWriter, r *http.Request) error {
+		router.Handle(path, s.control(route{needs: needNothing, query: theirs, handler: func(_ http.ResponseWriter, r *http.Request) error {
 			return problem.MethodNotAllowed(r.Method, r.URL.Path, methods[path])
 		}}))
 	}
-	unknown := s.control(route{needs: needNothing, handler: func(_ http.ResponseWriter, r *http.Request) error {
+	unknown := s.control(route{needs: needNothing, query: theirs, handler: func(_ http.ResponseWriter, r *http.Request) error {
 		return problem.RouteUnknown(r.URL.Path)
 	}})
 	router.NotFoundHandler = unknown

@@ -48,6 +48,17 @@ func Parameter(name, value, want string) error {
 			WithHint("%s", want))
 }
 
+// ParameterUnknown is a query parameter that a route does not know: 400.
+func ParameterUnknown(name string, known []string) error {
+	hint := "there are no parameters here"
+	if len(known) > 0 {
+		hint = "the parameters here are: " + strings.Join(known, ", ")
+	}
+	return WithStatus(http.StatusBadRequest,
+		orchestrator.Errorf(orchestrator.ErrInvalid, CodeParameterInvalid, "there is no parameter %.64q here", name).
+			WithHint("%s", hint))
+}
+
 // RouteUnknown is a path that nothing answers: 404.
 func RouteUnknown(path string) error {
 	return orchestrator.Errorf(orchestrator.ErrNotFound, CodeRouteUnknown, "nothing answers at %s", path).
