@@ -63,11 +63,12 @@ func eachBuilder(t *testing.T, f func(t *testing.T, mode docker.BuilderMode)) {
 	}
 }
 
-// attempt builds a Dockerfile of lines on Debian, new to every cache.
+// attempt builds a Dockerfile of lines on Debian, new to every cache. Its label is on what the classic
+// builder leaves of a build that fails, too, for removeImages to find.
 func (r *rig) attempt(t *testing.T, network orchestrator.BuildNetwork, lines ...string) (*recorder, error) {
 	t.Helper()
 	mark := uuid.NewString()
-	rev := r.revision(t, map[string]string{"Dockerfile": "FROM " + debian + "\nENV MARK=" + mark + "\n" + strings.Join(lines, "\n") + "\n"})
+	rev := r.revision(t, map[string]string{"Dockerfile": "FROM " + debian + "\nLABEL " + orchestrator.LabelOwner + "=" + r.config.Owner + "\nENV MARK=" + mark + "\n" + strings.Join(lines, "\n") + "\n"})
 	rev.Function, rev.Image = r.config.Owner, "kiln/"+r.config.Owner+":"+mark[:8]
 	rev.BuildDigest = "sha256:" + mark
 	rev.Spec.Build.Network = network
