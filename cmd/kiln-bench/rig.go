@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -134,26 +135,51 @@ func (g *gateway) stop(ctx context.Context) error {
 	timer := time.AfterFunc(stopTimeout, func() { g.process.Process.Kill() })
 	defer timer.Stop()
 	errs = append(errs, g.process.Wait())
-	errs = append(errs, g.razeWalls(ctx))
-	if out, err := exec.CommandContext(ctx, "docker", "network", "rm", g.network).CombinedOutput(); err != nil {
-		errs = append(errs, fmt.Errorf("remove network %s: %s", g.network, out))
-	}
+	errs = append(errs, g.clear(ctx))
 	return errors.Join(errs...)
+}
+
+// clear removes what an ended gateway leaves for the next one: rules, cells,
+// images and its network. Who may not remove rules has made none but by a helper;
+// those stay until make clean.
+func (g *gateway) clear(ctx context.Context) error {
+	owner, err := dockerOutput(ctx, "network", "inspect", "--format", `{{index .Labels "dev.kiln.owner"}}`, g.network)
+	if err != nil || len(owner) == 0 {
+		return err
+	}
+	var errs []error
+	if os.Geteuid() == 0 {
+		errs = append(errs, exec.CommandContext(ctx, g.process.Path, "rules", "raze", owner[0]).Run())
+	}
+	for _, kind := range []struct{ list, remove []string }{
+		{[]string{"ps", "--all", "--quiet"}, []string{"rm", "--force", "--volumes"}},
+		{[]string{"images", "--quiet", "--filter", "label=dev.kiln.kind=image"}, []string{"rmi", "--force"}},
+		{[]string{"images", "--quiet", "--filter", "label=dev.kiln.kind=cell"}, []string{"rmi", "--force"}},
+	} {
+		ids, err := dockerOutput(ctx, append(kind.list, "--filter", "label=dev.kiln.owner="+owner[0])...)
+		if slices.Sort(ids); len(ids) > 0 {
+			_, err = dockerOutput(ctx, append(kind.remove, slices.Compact(ids)...)...)
+		}
+		errs = append(errs, err)
+	}
+	_, err = dockerOutput(ctx, "network", "rm", g.network)
+	return errors.Join(append(errs, err)...)
+}
+
+// dockerOutput runs the docker client and returns the words that it prints.
+func dockerOutput(ctx context.Context, args ...string) ([]string, error) {
+	var stderr strings.Builder
+	command := exec.CommandContext(ctx, "docker", args...)
+	command.Stderr = &stderr
+	out, err := command.Output()
+	if err != nil {
+		return nil, fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return strings.Fields(string(out)), nil
 }
 
 // processes is the gateway itself.
 func (g *gateway) processes() []int { return []int{g.process.Process.Pid} }
-
-// razeWalls takes the rules of the installation down. Who may not has made none
-// but by a helper; those stay until make clean.
-func (g *gateway) razeWalls(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "docker", "network", "inspect", "--format", `{{index .Labels "dev.kiln.owner"}}`, g.network).Output()
-	owner := strings.TrimSpace(string(out))
-	if err != nil || owner == "" || os.Geteuid() != 0 {
-		return err
-	}
-	return exec.CommandContext(ctx, g.process.Path, "rules", "raze", owner).Run()
-}
 
 // rss is the gateway's resident memory.
 func (g *gateway) rss() (orchestrator.Bytes, error) {
