@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -202,19 +203,40 @@ const (
 	imagePause = 200 * time.Millisecond
 )
 
-// removeImage removes an image as soon as no container uses it, until the time
-// given has passed. The function's lane is held meanwhile: a deploy of the same
-// code would make an image of the same name.
+// removeImage removes an image as soon as no container of Kiln's uses it, until
+// the time given has passed. The function's lane is held meanwhile: a deploy of the
+// same code would make an image of the same name. Containers that others started
+// from it may run for ever, so nobody waits for them.
 func (s *Service) removeImage(ctx context.Context, ref string, until time.Time) error {
-	for {
+	for waits := true; ; {
 		err := s.Images.RemoveImage(ctx, ref)
-		if !errors.Is(err, ErrConflict) || time.Now().After(until) {
+		if !errors.Is(err, ErrConflict) || !waits || time.Now().After(until) {
 			return err
+		}
+		if waits, err = s.uses(ctx, ref); err != nil {
+			return err
+		}
+		if !waits {
+			continue // the last one may have gone since
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return ctx.Err()
 		case <-time.After(imagePause):
 		}
 	}
+}
+
+// uses says whether a container of Kiln's uses an image of a function.
+func (s *Service) uses(ctx context.Context, ref string) (bool, error) {
+	for _, kind := range []string{KindInstance, KindEntry} {
+		containers, err := s.Engine.List(ctx, map[string]string{LabelKind: kind})
+		if err != nil {
+			return false, fmt.Errorf("list who uses %s: %w", ref, err)
+		}
+		if slices.ContainsFunc(containers, func(c Container) bool { return c.Image == ref }) {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -347,22 +347,49 @@ func TestRemoveInterruptsADeploy(t *testing.T) {
 	})
 }
 
+// users is an engine with containers that use the images.
+type users struct {
+	orchestrator.Engine // not used
+	containers          []orchestrator.Container
+}
+
+func (u users) List(_ context.Context, labels map[string]string) ([]orchestrator.Container, error) {
+	return slices.DeleteFunc(slices.Clone(u.containers), func(c orchestrator.Container) bool {
+		return c.Labels[orchestrator.LabelKind] != labels[orchestrator.LabelKind]
+	}), nil
+}
+
 // TestRemoveWaitsForContainers removes a function while a start that was
-// abandoned still holds its image.
+// abandoned, or somebody else's container, still holds its image.
 func TestRemoveWaitsForContainers(t *testing.T) {
 	for _, c := range []struct {
+		kind string // an image's is inherited by containers that others start
 		busy time.Duration
 		left int
-	}{{5 * time.Second, 0}, {time.Minute, 1}} {
+		wait bool
+	}{
+		{orchestrator.KindInstance, 5 * time.Second, 0, true},
+		{orchestrator.KindInstance, time.Minute, 1, true},
+		{orchestrator.KindEntry, 5 * time.Second, 0, true},
+		{orchestrator.KindImage, 5 * time.Second, 1, false},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := open(t, newStore(t))
-			b.mustDeploy(t, spec("hello"), "sha256:a")
+			_, r := b.mustDeploy(t, spec("hello"), "sha256:a")
 			b.images.busy = time.Now().Add(c.busy)
+			b.Engine = users{containers: []orchestrator.Container{
+				{Image: r.Image, Labels: map[string]string{orchestrator.LabelKind: c.kind}},
+				{Image: "kiln/other:r1", Labels: map[string]string{orchestrator.LabelKind: orchestrator.KindInstance}},
+			}}
+			start := time.Now()
 			if err := b.Remove(t.Context(), "hello"); err != nil {
 				t.Fatal(err)
 			}
 			if len(b.images.refs) != c.left {
-				t.Errorf("in use for %s more: images left %v, want %d", c.busy, b.images.refs, c.left)
+				t.Errorf("%s for %s more: images left %v, want %d", c.kind, c.busy, b.images.refs, c.left)
+			}
+			if waited := time.Since(start); (waited > 0) != c.wait {
+				t.Errorf("%s for %s more: waited %s, want a wait: %v", c.kind, c.busy, waited, c.wait)
 			}
 		})
 	}
