@@ -17,7 +17,7 @@ type parameters []string
 const repeated = "..."
 
 // theirs are the parameters of routes whose query is not Kiln's: a function gets
-// it, or nothing answers.
+// it, nothing answers, or probes and senders of events add what they like.
 var theirs = parameters{"*"}
 
 // check refuses a request with a query that cannot be read, with parameters that

@@ -67,8 +67,8 @@ func (s *Server) table() []route {
 		{"DELETE", "/v1/functions/{name}/dead-letters", deployer, parameters{"id" + repeated}, s.dropDeadLetters},
 		{"POST", "/sequence/{name}", needNothing, theirs, s.invokeSequence},
 		{"POST", "/sequence/{name}/" + rest, needNothing, theirs, s.invokeSequence},
-		{"POST", "/events/{name}", needNothing, nil, s.takeEvents},  // as the data plane
-		{"POST", "/hooks/{id}", needNothing, theirs, s.receiveHook}, // the address is the right
+		{"POST", "/events/{name}", needNothing, theirs, s.takeEvents}, // as the data plane
+		{"POST", "/hooks/{id}", needNothing, theirs, s.receiveHook},   // the address is the right
 		{"POST", "/hooks/{id}/" + rest, needNothing, theirs, s.receiveHook},
 		{"GET", "/v1/triggers", reader, nil, s.listTriggers},
 		{"GET", "/v1/functions/{name}/triggers", reader, nil, s.listTriggers},
@@ -91,10 +91,10 @@ func (s *Server) table() []route {
 		{"GET", "/v1/tokens", admin, nil, s.listTokens},
 		{"POST", "/v1/tokens", admin, nil, s.createToken},
 		{"DELETE", "/v1/tokens/{name}", admin, nil, s.deleteToken},
-		{"GET", "/healthz", needNothing, nil, s.healthz},
-		{"GET", "/readyz", needNothing, nil, s.readyz},
-		{"GET", "/metrics", reader, nil, s.metrics()},
-		{"GET", "/openapi.yaml", needNothing, nil, s.openapi},
+		{"GET", "/healthz", needNothing, theirs, s.healthz},
+		{"GET", "/readyz", needNothing, theirs, s.readyz},
+		{"GET", "/metrics", reader, theirs, s.metrics()},
+		{"GET", "/openapi.yaml", needNothing, theirs, s.openapi},
 	}
 }
 
