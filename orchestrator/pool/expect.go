@@ -22,13 +22,18 @@ const (
 func (p *Pool) WakeTime() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.wakeTime()
+}
+
+func (p *Pool) wakeTime() time.Duration {
 	if p.startup.Value() == 0 {
 		return wakeUnknown
 	}
 	return min(wakeFactor*p.startup.Value()+wakeMargin, wakeMax)
 }
 
-// Expect tells that a call comes soon: when there is no instance, one is started.
+// Expect tells that a call comes within WakeTime: when there is no instance, one
+// is started, and stays until then, whatever the keep-alive.
 func (p *Pool) Expect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -36,5 +41,6 @@ func (p *Pool) Expect() {
 	if p.phase != serving || p.live()+p.count[Starting] > 0 || p.crash.pausingBackground(now) {
 		return
 	}
-	p.launch(now, capacity.Background, true).prewarmed = true
+	in := p.launch(now, capacity.Background, true)
+	in.prewarmed, in.due = true, now+p.wakeTime()+wakeMargin
 }

@@ -78,6 +78,7 @@ type instance struct {
 	parked    bool          // ready, but not picked while others do
 	wanted    bool          // freezing: somebody waits, thaw at once
 	prewarmed bool          // started in expectation of a call that has not come yet
+	due       instant       // prewarmed: when that call should have come; 0 = not known
 	stopping  bool          // a goroutine ends and removes it
 	drainBy   instant       // draining: when it is stopped with requests in flight
 	reason    string        // why it left

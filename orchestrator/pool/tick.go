@@ -140,6 +140,9 @@ func (p *Pool) retire(now instant) {
 		if in.prewarmed && plan.Prewarm > 0 {
 			remove = plan.Expire - plan.Prewarm
 		}
+		if in.prewarmed { // one that was started fast would be gone before its call
+			remove = max(remove, in.due-in.idleSince)
+		}
 		switch {
 		case idle >= remove && (in.state == Ready || in.state == Frozen):
 			p.leave(in, ReasonIdle)
