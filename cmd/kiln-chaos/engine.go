@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -68,7 +70,33 @@ func (e *engine) stop() error {
 	}
 	err := e.process.end(syscall.SIGTERM, engineDown)
 	e.process = nil
-	return errors.Join(err, e.unmount())
+	return errors.Join(err, e.endShims(), e.unmount())
+}
+
+// endShims ends the shims of containers that the engine did not come to end: they
+// outlive it, for the next engine to find, and this one's have none.
+func (e *engine) endShims() error {
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	address := filepath.Join(e.dir, "exec", "containerd", "containerd.sock")
+	var errs []error
+	for _, file := range processes {
+		line, err := os.ReadFile(file)
+		if err != nil { // it has ended
+			continue
+		}
+		args := strings.Split(string(line), "\x00")
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil || !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") || !slices.Contains(args, address) {
+			continue
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, fmt.Errorf("end the shim %d: %w", pid, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unmount takes away what an engine left mounted that ended in the middle of
