@@ -118,6 +118,7 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 		return answered, nil
 	}
 	u := conns.get()
+	var torn error // what ended a kept connection that the request had been sent on
 	for {
 		if u == nil {
 			conns.makeRoom(c.route.Release.Spec.Concurrency)
@@ -133,9 +134,13 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 					c.fail(errUnreachable(err))
 					return answered, nil
 				}
+				if torn != nil { // it was the instance that ended
+					c.broke = breach{errDied(torn), lease.Fate()}
+				}
 				outcome = pool.Unreachable
 				return elsewhere, errUnreachable(err)
 			}
+			torn = nil
 		}
 		x := exchange{call: c, u: u}
 		err := x.run()
@@ -151,6 +156,9 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 		again := errors.Is(err, errResend) || errors.Is(err, errRepeat)
 		switch {
 		case again && u.reused:
+			if errors.Is(err, errRepeat) {
+				torn = err
+			}
 			u = nil // a kept connection had died: the instance may be well
 			continue
 		case errors.Is(err, errResend):

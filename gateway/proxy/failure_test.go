@@ -159,6 +159,29 @@ func TestFunctionEndsEachTime(t *testing.T) {
 	})
 }
 
+// TestFunctionEndsOnAKeptConnection: that it takes no connection after one broke
+// is how its end shows, and the reason is told here too.
+func TestFunctionEndsOnAKeptConnection(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		var g *rig
+		var in *instance
+		in = serve(t, func(p *peer, _ int) {
+			p.request()
+			p.say("HTTP/1.1 200 OK\nContent-Length: 0\n\n")
+			if p.request() != "" {
+				in.listener.Close()
+				g.pool.Died("i1", 137, true)
+			}
+		})
+		g = newRig(t, way, nil, in.addr, refused(t), refused(t), refused(t))
+		p := g.dial()
+		p.say(get)
+		p.head()
+		p.say(get)
+		problemOf(t, p, 502, "function", "function-out-of-memory")
+	})
+}
+
 func TestMalformedAnswers(t *testing.T) {
 	answers := map[string]string{
 		"not HTTP":           "hello\n\n",

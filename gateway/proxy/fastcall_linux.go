@@ -31,7 +31,8 @@ type fastCall struct {
 	head     bool   // its method is HEAD
 	again    bool   // it may be sent twice: idempotent and without a body
 	attempts int
-	repeats  int // how often it was sent again though it may have been received
+	repeats  int   // how often it was sent again though it may have been received
+	torn     error // what ended a kept connection that it had been sent on
 	broke    breach
 
 	arrived, deadline time.Time
@@ -228,6 +229,7 @@ func (l *loop) connected(b *backend, err error) {
 		return
 	}
 	b.connecting = false
+	c.call.torn = nil
 	l.timers.set(c, l.at(c.call.deadline))
 	l.transmit(c, c.call.keep)
 }
@@ -240,6 +242,9 @@ func (l *loop) unreached(c *client, err error) {
 		f.release(pool.Done)
 		l.fail(c, errUnreachable(err))
 		return
+	}
+	if f.torn != nil { // it was the instance that ended
+		f.broke, f.torn = breach{errDied(f.torn), f.lease.Fate()}, nil
 	}
 	f.release(pool.Unreachable)
 	if f.attempts++; f.attempts >= maxAttempts {
@@ -318,6 +323,7 @@ func (l *loop) repeat(b *backend, cause error) {
 	f := &c.call
 	f.repeats++
 	if b.reused {
+		f.torn = cause
 		l.resend(b, cause)
 		return
 	}

@@ -336,8 +336,9 @@ func isTimeout(err error) bool {
 // instance is a server that a test speaks for by hand, one function call a
 // connection.
 type instance struct {
-	addr  string
-	conns atomic.Int64
+	addr     string
+	conns    atomic.Int64
+	listener net.Listener
 }
 
 // serve starts an instance. The function is called for each connection, with its
@@ -348,7 +349,7 @@ func serve(t testing.TB, f func(p *peer, n int)) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &instance{addr: listener.Addr().String()}
+	in := &instance{addr: listener.Addr().String(), listener: listener}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
