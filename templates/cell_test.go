@@ -245,6 +245,27 @@ func TestCell_secondLoad(t *testing.T) {
 	}
 }
 
+// TestPythonCell_rehearsalLeavesNothing: a function finds what it would find
+// without, and one thread, for with a concurrency of 1 it counts on that.
+func TestPythonCell_rehearsalLeavesNothing(t *testing.T) {
+	requireDocker(t)
+	c := embedded(t)
+	tmpl, err := c.Template("python")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := runCell(t, c, tmpl)
+	i.mustLoad(map[string]string{"KILN_CONCURRENCY": "1"}, codeTar(t, map[string]templates.File{"handler.py": {Mode: 0o644, Data: []byte(`
+import os, sys, threading
+def handle(request):
+    workers = [t.name for t in threading.enumerate() if t.name.startswith("worker-")]
+    return {"workers": workers, "tmp": os.listdir("/tmp"), "path": [p for p in sys.path if p.startswith("/tmp")]}
+`)}}))
+	if got, want := string(i.get("/").body), `{"workers": ["worker-1"], "tmp": [], "path": []}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestLoadHead(t *testing.T) {
 	env := map[string]string{"A": "1", "B": "ü\n"}
 	head, err := templates.LoadHead(maps.Clone(env), map[string][]byte{"K": {1}})

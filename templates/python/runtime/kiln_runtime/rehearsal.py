@@ -28,6 +28,7 @@ async def rehearse(server):
         with open(LOAD, "rb") as file:
             load = file.read()
         await calls(port, [("POST", "/_kiln/load", "authorization: Bearer " + TOKEN, load)])
+        server.workers.limit = 1  # the function's may be
         await calls(port, [("GET", "/?name=kiln", "accept: */*", b""),
                            ("POST", "/", "content-type: application/json", b'{"name": "kiln"}')] * (CALLS // 2))
     finally:
