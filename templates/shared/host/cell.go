@@ -28,7 +28,7 @@ type cell struct {
 	used bool
 }
 
-// waitingCell returns the cell this process is to be, or nil.
+// waitingCell returns the cell this process is to be, rehearsed, or nil.
 func waitingCell() (*cell, error) {
 	if os.Getenv("KILN_CELL") != "1" {
 		return nil, nil
