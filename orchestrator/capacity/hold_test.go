@@ -37,6 +37,17 @@ func crowd(ctx context.Context, t *testing.T, b *capacity.Budget, priority capac
 	return served, work.Wait
 }
 
+// hopeless claims all memory, of which some is never free, until the context ends.
+func hopeless(ctx context.Context, t *testing.T, b *capacity.Budget, priority capacity.Priority) (wait func()) {
+	var claim sync.WaitGroup
+	claim.Go(func() {
+		if _, err := b.Reserve(ctx, "hopeless", 400*mib, priority); err == nil {
+			t.Error("there was room for all")
+		}
+	})
+	return claim.Wait
+}
+
 // TestLargeClaimIsPassedForAWhileOnly by smaller ones that never end.
 func TestLargeClaimIsPassedForAWhileOnly(t *testing.T) {
 	for _, priority := range []capacity.Priority{capacity.Caller, capacity.Background} {
@@ -104,12 +115,7 @@ func TestHoldsHaveTurns(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, wait := crowd(ctx, t, b, capacity.Caller)
-		var hopeless sync.WaitGroup
-		hopeless.Go(func() {
-			if _, err := b.Reserve(ctx, "hopeless", 400*mib, capacity.Caller); err == nil {
-				t.Error("there was room for all")
-			}
-		})
+		gaveUp := hopeless(ctx, t, b, capacity.Caller)
 		time.Sleep(time.Second)
 		begin := time.Now()
 		r, err := b.Reserve(ctx, "large", 300*mib, capacity.Caller)
@@ -118,7 +124,7 @@ func TestHoldsHaveTurns(t *testing.T) {
 		}
 		r.Release()
 		cancel()
-		hopeless.Wait()
+		gaveUp()
 		wait()
 	})
 }
@@ -135,12 +141,7 @@ func TestHoldEnds(t *testing.T) {
 			defer b.Force(100 * mib).Release()
 			ctx, cancel := context.WithTimeout(t.Context(), tt.deadline)
 			defer cancel()
-			var large sync.WaitGroup
-			large.Go(func() {
-				if _, err := b.Reserve(ctx, "large", 400*mib, capacity.Caller); err == nil {
-					t.Error("there was room for all")
-				}
-			})
+			gaveUp := hopeless(ctx, t, b, capacity.Caller)
 			synctest.Wait()
 			begin := time.Now()
 			for _, want := range []time.Duration{0, tt.want} {
@@ -152,7 +153,7 @@ func TestHoldEnds(t *testing.T) {
 				time.Sleep(1500 * time.Millisecond)
 			}
 			cancel()
-			large.Wait()
+			gaveUp()
 		})
 	}
 }
@@ -165,12 +166,7 @@ func TestCallersPassAHold(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, wait := crowd(ctx, t, b, capacity.Background)
-		var large sync.WaitGroup
-		large.Go(func() {
-			if _, err := b.Reserve(ctx, "large", 400*mib, capacity.Background); err == nil {
-				t.Error("there was room for all")
-			}
-		})
+		gaveUp := hopeless(ctx, t, b, capacity.Background)
 		for range 20 {
 			time.Sleep(time.Second)
 			begin := time.Now()
@@ -181,7 +177,7 @@ func TestCallersPassAHold(t *testing.T) {
 			r.Release()
 		}
 		cancel()
-		large.Wait()
+		gaveUp()
 		wait()
 	})
 }
