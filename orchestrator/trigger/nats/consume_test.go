@@ -12,35 +12,36 @@ import (
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/natstest"
+	"github.com/kilnfaas/kiln/orchestrator/triggertest"
 )
 
 func TestMessagesOfAStream(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.stream()
 		o.keep("a", "before")
-		f := newFeed(t)
-		r := f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "subjects": o.subjects("a")}))
+		f := triggertest.NewRecorder(t)
+		r := f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "subjects": o.subjects("a")}))
 		o.keep("a", "1")
 		o.keep("b", "other")
 		o.keep("a", "2")
-		got := f.take(2)
+		got := f.Take(2)
 		if data(got) != "1 2" {
 			t.Errorf("got %q, want what came since", data(got))
 		}
 		if e := got[0]; e.Source != "/streams/"+o.name || e.Subject != o.name+".a" || e.Time.IsZero() || !strings.HasPrefix(e.ID, o.name+"-") || !strings.HasSuffix(e.ID, "-2") {
 			t.Errorf("event %+v", e)
 		}
-		f.until("nothing is behind", func() bool { return f.progress.Pending == 0 })
-		r.stop()
+		f.Until("nothing is behind", func(k triggertest.Kept) bool { return k.Progress.Pending == 0 })
+		r.Stop()
 		// Other settings: goes on where it was, with those.
 		o.keep("a", "3")
-		f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "subjects": o.subjects("b"), "max_ack_pending": float64(5)}))
+		f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "subjects": o.subjects("b"), "max_ack_pending": float64(5)}))
 		o.keep("a", "4")
 		o.keep("b", "5")
-		if got := data(f.take(1)); got != "5" {
+		if got := data(f.Take(1)); got != "5" {
 			t.Errorf("with another subject: got %q", got)
 		}
-		info, err := o.consumer("kiln_" + f.id)
+		info, err := o.consumer("kiln_" + f.ID())
 		if err != nil || info.Config.MaxAckPending != 5 {
 			t.Errorf("the consumer is %+v, %v", info, err)
 		}
@@ -54,16 +55,16 @@ func TestStart(t *testing.T) {
 		o.keep("b", "2")
 		middle := time.Now().UTC().Format(time.RFC3339Nano)
 		o.keep("a", "3")
-		feeds := map[string]*feed{}
+		feeds := map[string]*triggertest.Recorder{}
 		for _, start := range []string{"new", "all", "last", "last_per_subject", middle} {
-			feeds[start] = newFeed(t)
-			feeds[start].start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "start": start}))
+			feeds[start] = triggertest.NewRecorder(t)
+			feeds[start].Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "start": start}))
 		}
 		o.keep("c", "4")
 		for start, want := range map[string]string{"new": "4", "all": "1 2 3 4", "last": "3 4", "last_per_subject": "2 3 4", middle: "3 4"} {
 			f := feeds[start]
-			f.until("the last one has come", func() bool { return strings.HasSuffix(data(f.events), "4") })
-			if got := data(f.take(0)); got != want {
+			f.Until("the last one has come", func(k triggertest.Kept) bool { return strings.HasSuffix(data(k.Events), "4") })
+			if got := data(f.Take(0)); got != want {
 				t.Errorf("start %s: got %q, want %q", start, got, want)
 			}
 		}
@@ -84,29 +85,29 @@ func TestServerRestarts(t *testing.T) {
 	})
 	o := dial(t, server)
 	o.stream()
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	trigger := o.trigger(orchestrator.Settings{"stream": o.name})
-	r := f.start(o.source, trigger)
+	r := f.Start(o.source, trigger)
 	for i, end := range []func() error{server.Stop, server.Kill} {
 		o.keep("x", fmt.Sprint("before", i))
-		f.take(1)
+		f.Take(1)
 		if err := end(); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
+		if err := r.Fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
 			t.Errorf("Run after the server has ended = %v", err)
 		}
-		if err := f.begin(o.source, trigger).fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
+		if err := f.Begin(o.source, trigger).Fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
 			t.Errorf("Run without a server = %v", err)
 		}
 		if err := server.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(patience); !o.conn.IsConnected() && time.Now().Before(deadline); time.Sleep(time.Millisecond) { // it is another's to come back
+		for deadline := time.Now().Add(triggertest.Patience); !o.conn.IsConnected() && time.Now().Before(deadline); time.Sleep(time.Millisecond) { // it is another's to come back
 		}
 		o.keep("x", fmt.Sprint("meanwhile", i))
-		r = f.start(o.source, trigger)
-		if got := data(f.take(1)); got != fmt.Sprint("meanwhile", i) {
+		r = f.Start(o.source, trigger)
+		if got := data(f.Take(1)); got != fmt.Sprint("meanwhile", i) {
 			t.Errorf("got %q", got)
 		}
 	}
@@ -117,22 +118,22 @@ func TestConsumerIsRemoved(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.source.LookEvery = 20 * time.Millisecond
 		o.stream()
-		f := newFeed(t)
+		f := triggertest.NewRecorder(t)
 		trigger := o.trigger(orchestrator.Settings{"stream": o.name})
-		r := f.start(o.source, trigger)
+		r := f.Start(o.source, trigger)
 		for i := range 3 {
 			o.keep("x", fmt.Sprint(i))
 		}
-		f.take(3)
-		f.until("the position tells of it", func() bool { return strings.Contains(string(f.position), `"floor":3`) })
-		r.stop()
-		if err := o.js.DeleteConsumer(t.Context(), o.name, "kiln_"+f.id); err != nil {
+		f.Take(3)
+		f.Until("the position tells of it", func(k triggertest.Kept) bool { return strings.Contains(string(k.Position), `"floor":3`) })
+		r.Stop()
+		if err := o.js.DeleteConsumer(t.Context(), o.name, "kiln_"+f.ID()); err != nil {
 			t.Fatal(err)
 		}
 		o.keep("x", "meanwhile")
-		f.start(o.source, trigger)
-		if got := data(f.take(1)); got != "meanwhile" || f.again != 0 {
-			t.Errorf("got %q, and %d again", got, f.again)
+		f.Start(o.source, trigger)
+		if got := data(f.Take(1)); got != "meanwhile" || f.Kept().Again != 0 {
+			t.Errorf("got %q, and %d again", got, f.Kept().Again)
 		}
 	})
 }
@@ -142,12 +143,12 @@ func TestConsumerIsRemovedMeanwhile(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.source.LookEvery = 20 * time.Millisecond
 		o.stream()
-		f := newFeed(t)
-		r := f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
-		if err := o.js.DeleteConsumer(t.Context(), o.name, "kiln_"+f.id); err != nil {
+		f := triggertest.NewRecorder(t)
+		r := f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
+		if err := o.js.DeleteConsumer(t.Context(), o.name, "kiln_"+f.ID()); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.fails(); !errors.Is(err, orchestrator.ErrNotFound) {
+		if err := r.Fails(); !errors.Is(err, orchestrator.ErrNotFound) {
 			t.Errorf("Run = %v", err)
 		}
 	})
@@ -158,23 +159,23 @@ func TestConsumerIsRemovedMeanwhile(t *testing.T) {
 func TestStreamIsReplaced(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.stream()
-		f := newFeed(t)
+		f := triggertest.NewRecorder(t)
 		trigger := o.trigger(orchestrator.Settings{"stream": o.name})
-		r := f.start(o.source, trigger)
+		r := f.Start(o.source, trigger)
 		o.keep("x", "former")
-		f.take(1)
-		r.stop()
+		f.Take(1)
+		r.Stop()
 		if err := o.js.DeleteStream(t.Context(), o.name); err != nil {
 			t.Fatal(err)
 		}
 		o.stream()
 		o.keep("x", "new")
-		f.start(o.source, trigger)
-		if got := data(f.take(1)); got != "new" {
+		f.Start(o.source, trigger)
+		if got := data(f.Take(1)); got != "new" {
 			t.Errorf("got %q", got)
 		}
-		if len(f.dropped) != 1 || !errors.Is(f.dropped[0], orchestrator.ErrNotFound) {
-			t.Errorf("dropped %v, want to be told once", f.dropped)
+		if len(f.Kept().Dropped) != 1 || !errors.Is(f.Kept().Dropped[0], orchestrator.ErrNotFound) {
+			t.Errorf("dropped %v, want to be told once", f.Kept().Dropped)
 		}
 	})
 }
@@ -183,18 +184,18 @@ func TestStreamIsReplaced(t *testing.T) {
 func TestOtherStream(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.stream()
-		f := newFeed(t)
-		r := f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
-		r.stop()
+		f := triggertest.NewRecorder(t)
+		r := f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
+		r.Stop()
 		p := newOutside(t, o.conn, o.source, o.settings)
 		p.stream()
-		r = f.start(o.source, o.trigger(orchestrator.Settings{"stream": p.name}))
-		if _, err := o.consumer("kiln_" + f.id); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		r = f.Start(o.source, o.trigger(orchestrator.Settings{"stream": p.name}))
+		if _, err := o.consumer("kiln_" + f.ID()); !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			t.Errorf("the consumer of the former stream: %v", err)
 		}
-		r.stop()
-		f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
-		if _, err := p.consumer("kiln_" + f.id); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		r.Stop()
+		f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
+		if _, err := p.consumer("kiln_" + f.ID()); !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			t.Errorf("the consumer of a trigger that has subjects now: %v", err)
 		}
 	})
@@ -205,9 +206,9 @@ func TestOtherStream(t *testing.T) {
 func TestFullQueueStopsPulling(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.stream()
-		f := newFeed(t)
+		f := triggertest.NewRecorder(t)
 		entered, gate := hold(f)
-		f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
+		f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
 		const n, most = 1000, 256
 		for i := range n {
 			if _, err := o.js.PublishAsync(o.name+".x", []byte(fmt.Sprint(i))); err != nil {
@@ -218,21 +219,21 @@ func TestFullQueueStopsPulling(t *testing.T) {
 		<-entered
 		// A message that is given out after this one would be in what was given out.
 		o.keep("x", "last")
-		info, err := o.consumer("kiln_" + f.id)
+		info, err := o.consumer("kiln_" + f.ID())
 		if err != nil || info.NumAckPending > most || info.NumPending < n+1-most {
 			t.Errorf("%d were taken and %d wait; want at most %d to be taken: %v", info.NumAckPending, info.NumPending, most, err)
 		}
 		close(gate)
-		if got := len(f.take(n + 1)); got != n+1 || f.again != 0 {
-			t.Errorf("%d came, and %d again; want %d", got, f.again, n+1)
+		if got := len(f.Take(n + 1)); got != n+1 || f.Kept().Again != 0 {
+			t.Errorf("%d came, and %d again; want %d", got, f.Kept().Again, n+1)
 		}
 	})
 }
 
 // hold has a feed keep those who deliver events waiting until the gate is closed.
-func hold(f *feed) (entered, gate chan struct{}) {
+func hold(f *triggertest.Recorder) (entered, gate chan struct{}) {
 	entered, gate = make(chan struct{}, 1), make(chan struct{})
-	f.before = func(events []orchestrator.CloudEvent) error {
+	f.Before(func(events []orchestrator.CloudEvent) error {
 		if len(events) > 0 {
 			select {
 			case entered <- struct{}{}:
@@ -241,7 +242,7 @@ func hold(f *feed) (entered, gate chan struct{}) {
 			<-gate
 		}
 		return nil
-	}
+	})
 	return entered, gate
 }
 
@@ -254,9 +255,9 @@ func TestWhatIsAtWorkIsNotGivenToOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	entered, gate := hold(f)
-	f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "consumer": "mine"}))
+	f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "consumer": "mine"}))
 	o.keep("x", "1")
 	<-entered
 	got, err := consumer.Fetch(1, jetstream.FetchMaxWait(1200*time.Millisecond))
@@ -267,18 +268,18 @@ func TestWhatIsAtWorkIsNotGivenToOthers(t *testing.T) {
 		t.Errorf("%s was given to another", m.Data())
 	}
 	close(gate)
-	f.take(1)
+	f.Take(1)
 }
 
 // TestWhatWasTakenComesAgain at once to the next Run, when the one before it was
 // stopped and had not delivered it.
 func TestWhatWasTakenComesAgain(t *testing.T) {
 	again := func(t *testing.T, o outside, settings orchestrator.Settings) {
-		f := newFeed(t)
+		f := triggertest.NewRecorder(t)
 		settings["stream"] = o.name
-		r := f.start(o.source, o.trigger(settings))
+		r := f.Start(o.source, o.trigger(settings))
 		entered := make(chan struct{}, 1)
-		f.before = func(events []orchestrator.CloudEvent) error {
+		f.Before(func(events []orchestrator.CloudEvent) error {
 			if len(events) == 0 {
 				return nil
 			}
@@ -286,17 +287,17 @@ func TestWhatWasTakenComesAgain(t *testing.T) {
 			case entered <- struct{}{}:
 			default:
 			}
-			<-r.ctx.Done()
-			return r.ctx.Err()
-		}
+			<-r.Done()
+			return context.Canceled
+		})
 		for i := range 5 {
 			o.keep("x", fmt.Sprint(i))
 		}
 		<-entered
-		r.stop()
-		f.before = nil
-		f.start(o.source, o.trigger(settings))
-		f.take(5)
+		r.Stop()
+		f.Before(nil)
+		f.Start(o.source, o.trigger(settings))
+		f.Take(5)
 	}
 	on(t, func(t *testing.T, o outside) {
 		o.stream()
@@ -320,16 +321,16 @@ func TestWhatWasTakenComesAgain(t *testing.T) {
 func TestTooLargeOfAStream(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.stream()
-		f := newFeed(t)
-		f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "ack_wait": "1s"}))
+		f := triggertest.NewRecorder(t)
+		f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name, "ack_wait": "1s"}))
 		o.keep("x", strings.Repeat("x", orchestrator.MaxEventData+1))
 		o.keep("x", "small")
-		if got := data(f.take(1)); got != "small" {
+		if got := data(f.Take(1)); got != "small" {
 			t.Errorf("got %.40q", got)
 		}
-		f.until("the one that is too large was dropped", func() bool { return len(f.dropped) == 1 })
-		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) { // the server has no clock of ours
-			info, err := o.consumer("kiln_" + f.id)
+		f.Until("the one that is too large was dropped", func(k triggertest.Kept) bool { return len(k.Dropped) == 1 })
+		for deadline := time.Now().Add(triggertest.Patience); ; time.Sleep(time.Millisecond) { // the server has no clock of ours
+			info, err := o.consumer("kiln_" + f.ID())
 			if err == nil && info.NumAckPending == 0 && info.AckFloor.Stream == 2 {
 				break
 			}
@@ -344,13 +345,13 @@ func TestWorkQueue(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.stream(func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy })
 		o.keep("x", "1")
-		f := newFeed(t)
-		f.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
-		if got := data(f.take(1)); got != "1" {
+		f := triggertest.NewRecorder(t)
+		f.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
+		if got := data(f.Take(1)); got != "1" {
 			t.Errorf("got %q", got)
 		}
 		// Another trigger of the same messages is refused, and people are told why.
-		err := newFeed(t).begin(o.source, o.trigger(orchestrator.Settings{"stream": o.name})).fails()
+		err := triggertest.NewRecorder(t).Begin(o.source, o.trigger(orchestrator.Settings{"stream": o.name})).Fails()
 		if err == nil || !strings.Contains(err.Error(), "workqueue") {
 			t.Errorf("Run = %v", err)
 		}
@@ -362,8 +363,8 @@ func TestConsumerOfOthers(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
 		o.stream()
 		trigger := o.trigger(orchestrator.Settings{"stream": o.name, "consumer": "mine"})
-		f := newFeed(t)
-		if err := f.begin(o.source, trigger).fails(); !errors.Is(err, orchestrator.ErrInvalid) || !strings.Contains(err.Error(), "no consumer mine") {
+		f := triggertest.NewRecorder(t)
+		if err := f.Begin(o.source, trigger).Fails(); !errors.Is(err, orchestrator.ErrInvalid) || !strings.Contains(err.Error(), "no consumer mine") {
 			t.Errorf("Run without it = %v", err)
 		}
 		for name, config := range map[string]jetstream.ConsumerConfig{
@@ -375,18 +376,18 @@ func TestConsumerOfOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 			if name == "none" {
-				if err := f.begin(o.source, trigger).fails(); !errors.Is(err, orchestrator.ErrInvalid) {
+				if err := f.Begin(o.source, trigger).Fails(); !errors.Is(err, orchestrator.ErrInvalid) {
 					t.Errorf("Run without acknowledgements = %v", err)
 				}
 				continue
 			}
-			r := f.start(o.source, trigger)
+			r := f.Start(o.source, trigger)
 			for i := range 10 {
 				o.keep("x", fmt.Sprint(i))
 			}
-			f.take(10)
-			r.stop()
-			if err := o.source.Forget(context.Background(), trigger, f.id, f.position); err != nil {
+			f.Take(10)
+			r.Stop()
+			if err := o.source.Forget(context.Background(), trigger, f.ID(), f.Kept().Position); err != nil {
 				t.Error(err)
 			}
 			if _, err := o.consumer("mine"); err != nil {
@@ -398,7 +399,7 @@ func TestConsumerOfOthers(t *testing.T) {
 
 func TestStreamUnknown(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
-		err := newFeed(t).begin(o.source, o.trigger(orchestrator.Settings{"stream": o.name})).fails()
+		err := triggertest.NewRecorder(t).Begin(o.source, o.trigger(orchestrator.Settings{"stream": o.name})).Fails()
 		if !errors.Is(err, orchestrator.ErrInvalid) || !strings.Contains(err.Error(), "no stream "+o.name) {
 			t.Errorf("Run = %v", err)
 		}

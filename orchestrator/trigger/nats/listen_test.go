@@ -13,18 +13,19 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/triggertest"
 )
 
 func TestSubjects(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
-		f := newFeed(t)
-		f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("a.*", "b.>")}))
+		f := triggertest.NewRecorder(t)
+		f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("a.*", "b.>")}))
 		o.publish("a.1", "one")
 		o.publish("a.1.x", "no")
 		o.publish("b.1.x", "two")
 		o.publish("c", "no")
 		o.publish("a.2", "three")
-		got := f.take(3)
+		got := f.Take(3)
 		if data(got) != "one two three" {
 			t.Errorf("got %q", data(got))
 		}
@@ -37,17 +38,17 @@ func TestSubjects(t *testing.T) {
 // TestGroupSharesMessages: of a queue group one gets each message.
 func TestGroupSharesMessages(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
-		all, f := o.trigger(orchestrator.Settings{"subjects": o.subjects("*"), "queue": "workers"}), newFeed(t)
-		other := newFeed(t)
-		f.start(o.source, all)
-		other.start(o.source, all)
+		all, f := o.trigger(orchestrator.Settings{"subjects": o.subjects("*"), "queue": "workers"}), triggertest.NewRecorder(t)
+		other := triggertest.NewRecorder(t)
+		f.Start(o.source, all)
+		other.Start(o.source, all)
 		const n = 50
 		for i := range n {
 			o.publish("x", fmt.Sprint(i))
 		}
 		var got []orchestrator.CloudEvent
-		for deadline := time.Now().Add(patience); len(got) < n && time.Now().Before(deadline); time.Sleep(time.Millisecond) { // either may be next
-			got = append(append(got, f.take(0)...), other.take(0)...)
+		for deadline := time.Now().Add(triggertest.Patience); len(got) < n && time.Now().Before(deadline); time.Sleep(time.Millisecond) { // either may be next
+			got = append(append(got, f.Take(0)...), other.Take(0)...)
 		}
 		if len(got) != n {
 			t.Errorf("%d came, want %d", len(got), n)
@@ -87,11 +88,11 @@ func TestWhatAMessageIs(t *testing.T) {
 			Type: "dev.kiln.nats.message", Subject: o.name + ".x", ContentType: "application/json"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f := newFeed(t)
-			r := f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
+			f := triggertest.NewRecorder(t)
+			r := f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
 			o.publish("x", test.data, test.header...)
-			got := f.take(1)[0]
-			r.stop()
+			got := f.Take(1)[0]
+			r.Stop()
 			if test.want.Data == nil {
 				test.want.Data = []byte(test.data)
 			}
@@ -117,13 +118,13 @@ func TestWhatAMessageIs(t *testing.T) {
 func TestOrder(t *testing.T) {
 	o := embeddedServer(t)
 	for order, want := range map[string]string{"none": "", "subject": o.name + ".x", "all": "nats"} {
-		f := newFeed(t)
-		r := f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x"), "order": order}))
+		f := triggertest.NewRecorder(t)
+		r := f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x"), "order": order}))
 		o.publish("x", "1")
-		if got := f.take(1)[0].Extensions[orchestrator.PartitionKey]; got != want {
+		if got := f.Take(1)[0].Extensions[orchestrator.PartitionKey]; got != want {
 			t.Errorf("order %s: partition key %q, want %q", order, got, want)
 		}
-		r.stop()
+		r.Stop()
 	}
 }
 
@@ -132,12 +133,12 @@ func TestOrder(t *testing.T) {
 func TestMachineryIsHidden(t *testing.T) {
 	o := embeddedServer(t)
 	o.stream()
-	f := newFeed(t)
-	f.start(o.source, o.trigger(orchestrator.Settings{"subjects": []any{">"}}))
+	f := triggertest.NewRecorder(t)
+	f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": []any{">"}}))
 	o.keep("x", "mine") // with a reply to an inbox
 	o.publish("y", "last")
-	f.until("the last one has come", func() bool { return strings.HasSuffix(data(f.events), "last") })
-	for _, e := range f.take(1) {
+	f.Until("the last one has come", func(k triggertest.Kept) bool { return strings.HasSuffix(data(k.Events), "last") })
+	for _, e := range f.Take(1) {
 		if !strings.HasPrefix(e.Subject, "test") {
 			t.Errorf("a message of %s was told", e.Subject)
 		}
@@ -149,20 +150,20 @@ func TestPrivateSubjectsAreHidden(t *testing.T) {
 	o := embeddedServer(t)
 	o.source.Private = func(subject string) bool { return strings.Contains(subject, ".private") }
 	o.stream()
-	f := newFeed(t)
-	f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects(">")}))
-	g := newFeed(t)
-	g.start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
+	f := triggertest.NewRecorder(t)
+	f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects(">")}))
+	g := triggertest.NewRecorder(t)
+	g.Start(o.source, o.trigger(orchestrator.Settings{"stream": o.name}))
 	o.keep("private", "no")
 	o.keep("open", "yes")
-	for _, got := range []string{data(f.take(1)), data(g.take(1))} {
+	for _, got := range []string{data(f.Take(1)), data(g.Take(1))} {
 		if got != "yes" {
 			t.Errorf("got %q, want what is not private", got)
 		}
 	}
 	o.name += "x"
 	o.stream(func(c *jetstream.StreamConfig) { c.Subjects = []string{o.name + ".private.>"} })
-	err := newFeed(t).begin(o.source, o.trigger(orchestrator.Settings{"stream": o.name})).fails()
+	err := triggertest.NewRecorder(t).Begin(o.source, o.trigger(orchestrator.Settings{"stream": o.name})).Fails()
 	if !errors.Is(err, orchestrator.ErrInvalid) || !strings.Contains(err.Error(), "gateway's own") {
 		t.Errorf("Run on a stream of the gateway's own = %v", err)
 	}
@@ -171,28 +172,28 @@ func TestPrivateSubjectsAreHidden(t *testing.T) {
 // TestWhatHasComeIsPutOnDisk when the trigger is stopped.
 func TestWhatHasComeIsPutOnDisk(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
-		f := newFeed(t)
+		f := triggertest.NewRecorder(t)
 		entered, gate := make(chan struct{}), make(chan struct{})
 		first := true
-		f.before = func([]orchestrator.CloudEvent) error {
+		f.Before(func([]orchestrator.CloudEvent) error {
 			if first {
 				first = false
 				close(entered)
 				<-gate
 			}
 			return nil
-		}
-		r := f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
+		})
+		r := f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
 		o.publish("x", "1")
 		<-entered
 		const n = 500
 		for i := 2; i <= n; i++ {
 			o.publish("x", fmt.Sprint(i))
 		}
-		r.cancel()
+		r.Cancel()
 		close(gate)
-		r.stop()
-		if got := len(f.take(0)); got != n {
+		r.Stop()
+		if got := len(f.Take(0)); got != n {
 			t.Errorf("%d of %d messages that had come were delivered", got, n)
 		}
 	})
@@ -202,18 +203,18 @@ func TestWhatHasComeIsPutOnDisk(t *testing.T) {
 // counted.
 func TestTooManyAreMissed(t *testing.T) {
 	o := embeddedServer(t)
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	entered, gate := make(chan struct{}), make(chan struct{})
 	first := true
-	f.before = func([]orchestrator.CloudEvent) error {
+	f.Before(func([]orchestrator.CloudEvent) error {
 		if first {
 			first = false
 			close(entered)
 			<-gate
 		}
 		return nil
-	}
-	f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
+	})
+	f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
 	o.publish("x", "1")
 	<-entered
 	const n, size = 80, 512 << 10 // 40 MiB, and 32 may wait
@@ -221,23 +222,23 @@ func TestTooManyAreMissed(t *testing.T) {
 		o.publish("x", strings.Repeat("x", size))
 	}
 	close(gate)
-	f.until("each was delivered or missed", func() bool { return len(f.events)+f.missed == n+1 })
-	if f.missed == 0 || f.missed > n/2 {
-		t.Errorf("%d of %d messages were missed, want some", f.missed, n)
+	f.Until("each was delivered or missed", func(k triggertest.Kept) bool { return len(k.Events)+k.Missed == n+1 })
+	if f.Kept().Missed == 0 || f.Kept().Missed > n/2 {
+		t.Errorf("%d of %d messages were missed, want some", f.Kept().Missed, n)
 	}
 }
 
 func TestTooLargeIsDropped(t *testing.T) {
 	on(t, func(t *testing.T, o outside) {
-		f := newFeed(t)
-		f.start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
+		f := triggertest.NewRecorder(t)
+		f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
 		o.publish("x", strings.Repeat("x", orchestrator.MaxEventData+1))
 		o.publish("x", "small")
-		if got := data(f.take(1)); got != "small" {
+		if got := data(f.Take(1)); got != "small" {
 			t.Errorf("got %.40q", got)
 		}
-		if len(f.dropped) != 1 || !errors.Is(f.dropped[0], orchestrator.ErrTooLarge) {
-			t.Errorf("dropped %v, want the one that is too large", f.dropped)
+		if len(f.Kept().Dropped) != 1 || !errors.Is(f.Kept().Dropped[0], orchestrator.ErrTooLarge) {
+			t.Errorf("dropped %v, want the one that is too large", f.Kept().Dropped)
 		}
 	})
 }
@@ -248,7 +249,7 @@ func TestNobodyListens(t *testing.T) {
 		"Subjects": {"url": "nats://127.0.0.1:1", "subjects": []any{"x"}}, "Stream": {"url": "nats://127.0.0.1:1", "stream": "x"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := newFeed(t).begin(o.source, o.trigger(settings)).fails()
+			err := triggertest.NewRecorder(t).Begin(o.source, o.trigger(settings)).Fails()
 			if !errors.Is(err, orchestrator.ErrUnavailable) || !strings.Contains(err.Error(), "nats://127.0.0.1:1") {
 				t.Errorf("Run = %v, want one that says which server is not there", err)
 			}
@@ -256,7 +257,7 @@ func TestNobodyListens(t *testing.T) {
 	}
 	t.Run("Home", func(t *testing.T) {
 		o.source.Home = nil
-		err := newFeed(t).begin(o.source, o.trigger(orchestrator.Settings{"subjects": []any{"x"}})).fails()
+		err := triggertest.NewRecorder(t).Begin(o.source, o.trigger(orchestrator.Settings{"subjects": []any{"x"}})).Fails()
 		if !errors.Is(err, orchestrator.ErrUnavailable) {
 			t.Errorf("Run = %v", err)
 		}
@@ -271,7 +272,7 @@ func TestTriggerEndsWhileItConnects(t *testing.T) {
 	}
 	defer listener.Close()
 	o := embeddedServer(t)
-	r := newFeed(t).begin(o.source, o.trigger(orchestrator.Settings{"url": "nats://" + listener.Addr().String(), "subjects": []any{"x"}}))
+	r := triggertest.NewRecorder(t).Begin(o.source, o.trigger(orchestrator.Settings{"url": "nats://" + listener.Addr().String(), "subjects": []any{"x"}}))
 	conn, err := listener.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -283,7 +284,7 @@ func TestTriggerEndsWhileItConnects(t *testing.T) {
 	for line := bufio.NewScanner(conn); line.Scan() && line.Text() != "PING"; { // and now it waits
 	}
 	began := time.Now()
-	r.stop()
+	r.Stop()
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("it took %s", took)
 	}

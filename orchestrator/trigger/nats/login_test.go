@@ -13,6 +13,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/natstest"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/nats"
+	"github.com/kilnfaas/kiln/orchestrator/triggertest"
 )
 
 // key is a pair of keys with its public half.
@@ -77,8 +78,8 @@ func TestLogin(t *testing.T) {
 			with := func(value string) orchestrator.Source {
 				return nats.Source{Secret: func(context.Context, string, string) ([]byte, error) { return []byte(value), nil }}
 			}
-			newFeed(t).start(with(test.secret), trigger).stop()
-			err = newFeed(t).begin(with(test.wrong), trigger).fails()
+			triggertest.NewRecorder(t).Start(with(test.secret), trigger).Stop()
+			err = triggertest.NewRecorder(t).Begin(with(test.wrong), trigger).Fails()
 			if !errors.Is(err, orchestrator.ErrDenied) || !strings.Contains(err.Error(), "does not let Kiln in") {
 				t.Errorf("Run with wrong credentials = %v", err)
 			}
@@ -93,7 +94,7 @@ func TestLogin(t *testing.T) {
 func TestSecretMissing(t *testing.T) {
 	o := embeddedServer(t)
 	o.source.Secret = secret
-	err := newFeed(t).begin(o.source, o.trigger(orchestrator.Settings{"url": "nats://127.0.0.1:1", "secret": "none", "subjects": []any{"x"}})).fails()
+	err := triggertest.NewRecorder(t).Begin(o.source, o.trigger(orchestrator.Settings{"url": "nats://127.0.0.1:1", "secret": "none", "subjects": []any{"x"}})).Fails()
 	if !errors.Is(err, orchestrator.ErrNotFound) {
 		t.Errorf("Run = %v", err)
 	}
@@ -113,7 +114,7 @@ func TestRights(t *testing.T) {
 	})
 	source := nats.Source{Secret: func(context.Context, string, string) ([]byte, error) { return []byte("a:bbbb"), nil }}
 	trigger := orchestrator.Trigger{Name: "t", Type: nats.Type, Settings: orchestrator.Settings{"url": server.URL(), "secret": "login", "subjects": []any{"closed.>"}}}
-	err = newFeed(t).begin(source, trigger).fails()
+	err = triggertest.NewRecorder(t).Begin(source, trigger).Fails()
 	if !errors.Is(err, orchestrator.ErrDenied) || !strings.Contains(err.Error(), "closed.>") {
 		t.Errorf("Run = %v", err)
 	}

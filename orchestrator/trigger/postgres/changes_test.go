@@ -12,6 +12,7 @@ import (
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/postgres"
+	"github.com/kilnfaas/kiln/orchestrator/triggertest"
 )
 
 // TestChanges: what the event of each kind of change holds.
@@ -21,8 +22,8 @@ func TestChanges(t *testing.T) {
 		ALTER TABLE full_rows REPLICA IDENTITY FULL;
 		ALTER TABLE orders ALTER body SET STORAGE EXTERNAL; ALTER TABLE full_rows ALTER body SET STORAGE EXTERNAL;
 		CREATE TABLE other (id int PRIMARY KEY)`)
-	f := newFeed(t)
-	run := f.start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("orders"), d.table("full_rows")}}))
+	f := triggertest.NewRecorder(t)
+	run := f.Start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("orders"), d.table("full_rows")}}))
 	long := "repeat('x', 5000)"
 	for _, statement := range []string{
 		"INSERT INTO other VALUES (1)",
@@ -38,7 +39,7 @@ func TestChanges(t *testing.T) {
 	} {
 		d.sql(statement)
 	}
-	events := f.take(9)
+	events := f.Take(9)
 	var got []string
 	for _, e := range events {
 		c := data(t, e)
@@ -69,7 +70,7 @@ func TestChanges(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	run.stop()
+	run.Stop()
 }
 
 // TestTypes: values of PostgreSQL's types as JSON, of the real output functions.
@@ -107,28 +108,28 @@ func TestTypes(t *testing.T) {
 		row = append(row, v.value)
 	}
 	d.sql("ALTER TABLE things " + strings.Join(columns, ", "))
-	f := newFeed(t)
-	run := f.start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("things")}}))
+	f := triggertest.NewRecorder(t)
+	run := f.Start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("things")}}))
 	d.sql("INSERT INTO things VALUES (1, " + strings.Join(row, ", ") + ")")
 	want := `{"id":1`
 	for i, v := range values {
 		want += fmt.Sprintf(`,"c%d":%s`, i, v.want)
 	}
-	if got := string(data(t, f.take(1)[0]).New); got != want+"}" {
+	if got := string(data(t, f.Take(1)[0]).New); got != want+"}" {
 		t.Errorf("row %s\nwant %s}", got, want)
 	}
-	run.stop()
+	run.Stop()
 }
 
 // TestOperationsAndTables: settings that change reach the publication.
 func TestOperationsAndTables(t *testing.T) {
 	d := in(t, server(t), "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE unkeyed (id int)")
-	f := newFeed(t)
-	run := f.start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("a")}}))
+	f := triggertest.NewRecorder(t)
+	run := f.Start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("a")}}))
 	d.sql("INSERT INTO a VALUES (1)")
-	f.take(1)
-	run.stop()
-	run = f.start(source(), d.trigger(orchestrator.Settings{
+	f.Take(1)
+	run.Stop()
+	run = f.Start(source(), d.trigger(orchestrator.Settings{
 		"tables": []any{d.table("b"), d.table("unkeyed")}, "operations": []any{"insert"}, "order": "table",
 	}))
 	d.sql("INSERT INTO a VALUES (2)")
@@ -138,14 +139,14 @@ func TestOperationsAndTables(t *testing.T) {
 	d.sql("DELETE FROM unkeyed") // is not refused
 	d.sql("INSERT INTO b VALUES (5)")
 	var got []string
-	for _, e := range f.take(3) {
+	for _, e := range f.Take(3) {
 		got = append(got, e.Extensions[orchestrator.PartitionKey]+string(data(t, e).New))
 	}
 	want := []string{d.table("b") + `{"id":3}`, d.table("unkeyed") + `{"id":4}`, d.table("b") + `{"id":5}`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	run.stop()
+	run.Stop()
 }
 
 // TestLargeTransaction: one that is cut off in the middle, more than once, is told
@@ -154,81 +155,81 @@ func TestLargeTransaction(t *testing.T) {
 	const rows = 3000
 	d := in(t, server(t), "CREATE TABLE many (id int PRIMARY KEY)")
 	trigger := d.trigger(orchestrator.Settings{"tables": []any{d.table("many")}})
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	largest, fail, total := 0, 500, 0
-	f.before = func(events []orchestrator.CloudEvent) error {
+	f.Before(func(events []orchestrator.CloudEvent) error {
 		largest = max(largest, len(events))
 		if total += len(events); fail > 0 && total > fail {
 			return orchestrator.Errorf(orchestrator.ErrUnavailable, "cut", "cut off")
 		}
 		return nil
-	}
-	run := f.start(source(), trigger)
+	})
+	run := f.Start(source(), trigger)
 	d.sql(fmt.Sprintf("INSERT INTO many SELECT generate_series(1, %d)", rows))
-	if err := run.fails(); err == nil || err.Error() != "cut off" {
+	if err := run.Fails(); err == nil || err.Error() != "cut off" {
 		t.Fatalf("Run = %v", err)
 	}
 	fail, total = 1500, 0
-	run = f.begin(source(), trigger)
-	if err := run.fails(); err == nil || err.Error() != "cut off" {
+	run = f.Begin(source(), trigger)
+	if err := run.Fails(); err == nil || err.Error() != "cut off" {
 		t.Fatalf("Run = %v", err)
 	}
 	fail = 0
-	run = f.start(source(), trigger)
+	run = f.Start(source(), trigger)
 	d.sql("INSERT INTO many VALUES (0)")
-	events := f.take(rows + 1)
+	events := f.Take(rows + 1)
 	for i, e := range events {
 		if want, got := (i+1)%(rows+1), string(data(t, e).New); got != fmt.Sprintf(`{"id":%d}`, want) {
 			t.Fatalf("event %d is row %s, want %d", i, got, want)
 		}
 	}
-	if f.again == 0 {
+	if f.Kept().Again == 0 {
 		t.Error("nothing was read again, so nothing was cut off")
 	}
 	if largest > 256 {
 		t.Errorf("%d events were delivered together", largest)
 	}
-	run.stop()
+	run.Stop()
 }
 
 // TestIdleConfirms: what happens to other tables is not held back.
 func TestIdleConfirms(t *testing.T) {
 	d := in(t, server(t), "CREATE TABLE watched (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)")
-	f := newFeed(t)
-	run := f.start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("watched")}}))
+	f := triggertest.NewRecorder(t)
+	run := f.Start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("watched")}}))
 	d.sql("INSERT INTO other SELECT generate_series(1, 1000)")
 	at := d.sql("SELECT pg_current_wal_lsn()")
-	for deadline := time.Now().Add(patience); d.sql("SELECT confirmed_flush_lsn >= '"+at+"' FROM pg_replication_slots WHERE slot_name = 'kiln_"+strings.ToLower(f.id)+"'") != "t"; {
+	for deadline := time.Now().Add(triggertest.Patience); d.sql("SELECT confirmed_flush_lsn >= '"+at+"' FROM pg_replication_slots WHERE slot_name = 'kiln_"+strings.ToLower(f.ID())+"'") != "t"; {
 		if time.Now().After(deadline) {
 			t.Fatal("the slot is not moved on")
 		}
 	}
-	run.stop()
+	run.Stop()
 }
 
 // TestWarnsOfRetainedLog while what a function does not take in piles up.
 func TestWarnsOfRetainedLog(t *testing.T) {
 	d := in(t, server(t), "CREATE TABLE heaps (id int PRIMARY KEY)")
-	f := newFeed(t)
-	run := f.start(postgres.Source{Secret: secret, Retained: 1, LookEvery: 10 * time.Millisecond}, d.trigger(orchestrator.Settings{"tables": []any{d.table("heaps")}}))
-	f.until("people are warned", func() bool { return len(f.failed) > 0 })
-	if got := f.failed[0].Error(); !strings.Contains(got, "of its log for the replication slot kiln_"+strings.ToLower(f.id)) {
+	f := triggertest.NewRecorder(t)
+	run := f.Start(postgres.Source{Secret: secret, Retained: 1, LookEvery: 10 * time.Millisecond}, d.trigger(orchestrator.Settings{"tables": []any{d.table("heaps")}}))
+	f.Until("people are warned", func(k triggertest.Kept) bool { return len(k.Failed) > 0 })
+	if got := f.Kept().Failed[0].Error(); !strings.Contains(got, "of its log for the replication slot kiln_"+strings.ToLower(f.ID())) {
 		t.Errorf("the warning is %q", got)
 	}
-	run.stop()
+	run.Stop()
 }
 
 // TestNotifications come while somebody listens.
 func TestNotifications(t *testing.T) {
 	d := in(t, server(t), "SELECT 1")
 	channel := `Mixed "case" ` + d.schema
-	f := newFeed(t)
-	run := f.start(source(), d.trigger(orchestrator.Settings{"channel": channel}))
+	f := triggertest.NewRecorder(t)
+	run := f.Start(source(), d.trigger(orchestrator.Settings{"channel": channel}))
 	for _, payload := range []string{"plain", `{"a": 1}`, ""} {
 		d.sql("SELECT pg_notify('" + channel + "', '" + payload + "')")
 	}
 	var got []string
-	for _, e := range f.take(3) {
+	for _, e := range f.Take(3) {
 		got = append(got, e.Type, e.Subject, e.ContentType, string(e.Data))
 	}
 	want := []string{
@@ -239,22 +240,22 @@ func TestNotifications(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	run.stop()
+	run.Stop()
 }
 
 // BenchmarkCommitToDelivery tells how long after a commit its event is handed over.
 func BenchmarkCommitToDelivery(b *testing.B) {
 	d := in(b, server(b), "CREATE TABLE timed (id int PRIMARY KEY)")
-	f := newFeed(b)
-	run := f.start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("timed")}}))
+	f := triggertest.NewRecorder(b)
+	run := f.Start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("timed")}}))
 	for n := 0; b.Loop(); n++ {
 		if _, err := d.conn.Exec(context.Background(), "INSERT INTO timed VALUES ("+strconv.Itoa(n)+")").ReadAll(); err != nil {
 			b.Fatal(err)
 		}
-		f.take(1)
+		f.Take(1)
 	}
 	b.StopTimer()
-	run.stop()
+	run.Stop()
 }
 
 // TestConfirmsAfterDelivery: what could not be delivered is there in the next run.
@@ -262,11 +263,11 @@ func TestConfirmsAfterDelivery(t *testing.T) {
 	const rows = 20
 	d := in(t, server(t), "CREATE TABLE happened (id int PRIMARY KEY)")
 	trigger := d.trigger(orchestrator.Settings{"tables": []any{d.table("happened")}})
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	begun, committed := make(chan struct{}, rows), make(chan struct{})
 	// The first delivery waits until there are whole transactions behind it, and the
 	// next one, of those, fails.
-	f.before = func(events []orchestrator.CloudEvent) error {
+	f.Before(func(events []orchestrator.CloudEvent) error {
 		switch {
 		case len(events) == 0:
 			return nil
@@ -276,21 +277,21 @@ func TestConfirmsAfterDelivery(t *testing.T) {
 			return nil
 		}
 		return orchestrator.Errorf(orchestrator.ErrUnavailable, "cut", "cut off")
-	}
-	run := f.start(source(), trigger)
+	})
+	run := f.Start(source(), trigger)
 	for i := range rows {
 		d.sql(fmt.Sprintf("INSERT INTO happened VALUES (%d)", i))
 	}
 	close(committed)
-	if err := run.fails(); err == nil || err.Error() != "cut off" {
+	if err := run.Fails(); err == nil || err.Error() != "cut off" {
 		t.Fatalf("Run = %v", err)
 	}
-	f.change(func() { f.before = nil })
-	run = f.start(source(), trigger)
-	for i, e := range f.take(rows) {
+	f.Before(nil)
+	run = f.Start(source(), trigger)
+	for i, e := range f.Take(rows) {
 		if got := string(data(t, e).New); got != fmt.Sprintf(`{"id":%d}`, i) {
 			t.Errorf("event %d is row %s", i, got)
 		}
 	}
-	run.stop()
+	run.Stop()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/pgtest"
 	"github.com/kilnfaas/kiln/orchestrator/trigger/postgres"
+	"github.com/kilnfaas/kiln/orchestrator/triggertest"
 )
 
 // TestServerComesAndGoes: PostgreSQL is restarted and killed while a transaction
@@ -35,7 +36,7 @@ func TestServerComesAndGoes(t *testing.T) {
 	t.Cleanup(func() { cluster.Close() })
 	d := in(t, cluster, "CREATE TABLE happened (id int PRIMARY KEY)")
 	trigger := d.trigger(orchestrator.Settings{"tables": []any{d.table("happened")}})
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	refuses(t, f, trigger, "its wal_level is replica", "ALTER SYSTEM SET wal_level = logical")
 
 	d.sql("ALTER SYSTEM SET wal_level = logical")
@@ -48,23 +49,23 @@ func TestServerComesAndGoes(t *testing.T) {
 		d.dial()
 	}
 	restart(cluster.Stop)
-	run := f.start(source(), trigger)
+	run := f.Start(source(), trigger)
 	d.sql("INSERT INTO happened VALUES (1)")
-	f.take(1)
+	f.Take(1)
 	// Stopping waits for what is told to be confirmed: it is not held up.
 	restart(cluster.Stop)
-	if err := run.fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
+	if err := run.Fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
 		t.Errorf("Run = %v when PostgreSQL stops, want the class unavailable", err)
 	}
 	d.sql("INSERT INTO happened VALUES (2)")
-	run = f.start(source(), trigger)
-	f.take(1)
+	run = f.Start(source(), trigger)
+	f.Take(1)
 
 	// Killed in the middle of a transaction that is being told.
 	middle := make(chan struct{}, 1)
 	kill := make(chan struct{})
 	n := 0
-	f.before = func(events []orchestrator.CloudEvent) error {
+	f.Before(func(events []orchestrator.CloudEvent) error {
 		if n += len(events); n > 500 {
 			select {
 			case middle <- struct{}{}:
@@ -73,7 +74,7 @@ func TestServerComesAndGoes(t *testing.T) {
 			<-kill
 		}
 		return nil
-	}
+	})
 	d.sql("INSERT INTO happened SELECT generate_series(3, 2002)")
 	<-middle
 	d.conn.Close(t.Context())
@@ -81,7 +82,7 @@ func TestServerComesAndGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(kill)
-	if err := run.fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
+	if err := run.Fails(); !errors.Is(err, orchestrator.ErrUnavailable) {
 		t.Errorf("Run = %v when PostgreSQL is killed, want the class unavailable", err)
 	}
 	refuses(t, f, trigger, fmt.Sprintf("PostgreSQL at 127.0.0.1:%d/postgres is not there", cluster.Port))
@@ -89,9 +90,9 @@ func TestServerComesAndGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.dial()
-	run = f.start(source(), trigger)
+	run = f.Start(source(), trigger)
 	d.sql("INSERT INTO happened VALUES (2003)")
-	for i, e := range f.take(2001) {
+	for i, e := range f.Take(2001) {
 		if got := string(data(t, e).New); got != fmt.Sprintf(`{"id":%d}`, i+3) {
 			t.Fatalf("event %d is row %s, want %d", i, got, i+3)
 		}
@@ -102,28 +103,28 @@ func TestServerComesAndGoes(t *testing.T) {
 	if err := cluster.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	run.fails()
+	run.Fails()
 	if err := cluster.Start(); err != nil {
 		t.Fatal(err)
 	}
 	d.dial()
-	f.change(func() { f.again, f.known = 0, map[string]bool{} })
-	run = f.start(source(), trigger)
+	f.Forget()
+	run = f.Start(source(), trigger)
 	d.sql("INSERT INTO happened VALUES (2004)")
-	if got := f.take(1); len(got) != 1 || f.again > 0 {
-		t.Errorf("%d events were told again", len(got)-1+f.again)
+	if got := f.Take(1); len(got) != 1 || f.Kept().Again > 0 {
+		t.Errorf("%d events were told again", len(got)-1+f.Kept().Again)
 	}
-	run.stop()
-	if len(f.dropped) > 0 {
-		t.Errorf("dropped: %v", f.dropped)
+	run.Stop()
+	if len(f.Kept().Dropped) > 0 {
+		t.Errorf("dropped: %v", f.Kept().Dropped)
 	}
 }
 
 // refuses checks that a run fails, saying each of texts, and does not say the
 // password.
-func refuses(t *testing.T, f *feed, trigger orchestrator.Trigger, texts ...string) {
+func refuses(t *testing.T, f *triggertest.Recorder, trigger orchestrator.Trigger, texts ...string) {
 	t.Helper()
-	err := f.begin(source(), trigger).fails()
+	err := f.Begin(source(), trigger).Fails()
 	classed, ok := errors.AsType[*orchestrator.Error](err)
 	if !ok {
 		t.Errorf("Run = %v, want an error of a class", err)
@@ -162,21 +163,19 @@ func TestRefusals(t *testing.T) {
 		"notification": {orchestrator.Settings{"channel": "x", "port": float64(1)}, []string{"is not there: connect: connection refused"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFeed(t)
+			f := triggertest.NewRecorder(t)
 			refuses(t, f, d.trigger(test.settings), test.texts...)
-			if got := d.slots(f.id); name != "slot" && got != "0/0" {
+			if got := d.slots(f.ID()); name != "slot" && got != "0/0" {
 				t.Errorf("slots and publications %s are left of a trigger that never was", got)
 			}
 		})
 	}
 	// A slot has one reader.
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	trigger := d.trigger(orchestrator.Settings{"tables": happened})
-	run := f.start(source(), trigger)
-	again := newFeed(t)
-	again.id = f.id
-	refuses(t, again, trigger, "is active for PID", "one reader at a time")
-	run.stop()
+	run := f.Start(source(), trigger)
+	refuses(t, f.Twin(), trigger, "is active for PID", "one reader at a time")
+	run.Stop()
 }
 
 // TestForget leaves nothing of Kiln's behind, and what is somebody else's alone.
@@ -196,22 +195,22 @@ func TestForget(t *testing.T) {
 		"prefixed": {orchestrator.Settings{"tables": []any{d.table("happened")}, "slot": "theirs"}, "0/1", "0/0"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFeed(t)
+			f := triggertest.NewRecorder(t)
 			trigger := d.trigger(test.settings)
-			run := f.start(source(), trigger)
+			run := f.Start(source(), trigger)
 			if test.settings["channel"] == nil {
 				d.sql("INSERT INTO happened SELECT coalesce(max(id), 0) + 1 FROM happened")
-				f.take(1)
+				f.Take(1)
 			}
-			run.stop()
-			if got := d.slots(f.id); got != test.while {
+			run.Stop()
+			if got := d.slots(f.ID()); got != test.while {
 				t.Errorf("slots and publications %s while it runs, want %s", got, test.while)
 			}
 			for range 2 {
 				// As the engine does: a busy server lets go of the slot a while after the
 				// connection has ended.
-				for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-					err := forgetter.Forget(t.Context(), trigger, f.id, f.Position())
+				for end := time.Now().Add(triggertest.Patience); ; time.Sleep(50 * time.Millisecond) {
+					err := forgetter.Forget(t.Context(), trigger, f.ID(), f.Position())
 					if err == nil {
 						break
 					}
@@ -220,7 +219,7 @@ func TestForget(t *testing.T) {
 					}
 				}
 			}
-			if got := d.slots(f.id); got != test.own {
+			if got := d.slots(f.ID()); got != test.own {
 				t.Errorf("slots and publications %s are left", got)
 			}
 		})
@@ -238,7 +237,7 @@ func TestForget(t *testing.T) {
 func TestSettingsThatMove(t *testing.T) {
 	d := in(t, server(t), "CREATE TABLE happened (id int PRIMARY KEY)")
 	d.sql("CREATE PUBLICATION named FOR TABLE happened")
-	f := newFeed(t)
+	f := triggertest.NewRecorder(t)
 	for i, step := range []struct {
 		settings orchestrator.Settings
 		want     string
@@ -250,28 +249,28 @@ func TestSettingsThatMove(t *testing.T) {
 		{orchestrator.Settings{"channel": "x"}, "0/0"},
 		{orchestrator.Settings{"publication": "named"}, "1/0"},
 	} {
-		run := f.start(source(), d.trigger(step.settings))
-		if got := d.slots(f.id); got != step.want {
+		run := f.Start(source(), d.trigger(step.settings))
+		if got := d.slots(f.ID()); got != step.want {
 			t.Errorf("step %d: slots and publications %s, want %s", i, got, step.want)
 		}
 		if step.settings["channel"] == nil {
 			d.sql(fmt.Sprintf("INSERT INTO happened VALUES (%d)", i))
-			if got := string(data(t, f.take(1)[0]).New); got != fmt.Sprintf(`{"id":%d}`, i) {
+			if got := string(data(t, f.Take(1)[0]).New); got != fmt.Sprintf(`{"id":%d}`, i) {
 				t.Errorf("step %d: row %s", i, got)
 			}
 		}
-		run.stop()
+		run.Stop()
 		if i == 2 { // the next step goes on where this one was
 			d.sql("INSERT INTO happened VALUES (100)")
-			run := f.start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("happened")}, "host": "localhost"}))
-			f.take(1)
-			run.stop()
+			run := f.Start(source(), d.trigger(orchestrator.Settings{"tables": []any{d.table("happened")}, "host": "localhost"}))
+			f.Take(1)
+			run.Stop()
 		}
 	}
-	if len(f.dropped) > 0 {
-		t.Errorf("dropped: %v", f.dropped)
+	if len(f.Kept().Dropped) > 0 {
+		t.Errorf("dropped: %v", f.Kept().Dropped)
 	}
-	if err := source().(orchestrator.Forgetter).Forget(t.Context(), d.trigger(nil), f.id, f.Position()); err != nil {
+	if err := source().(orchestrator.Forgetter).Forget(t.Context(), d.trigger(nil), f.ID(), f.Position()); err != nil {
 		t.Error(err)
 	}
 }
@@ -281,13 +280,13 @@ func TestSettingsThatMove(t *testing.T) {
 func TestLossIsTold(t *testing.T) {
 	d := in(t, server(t), "CREATE TABLE happened (id int PRIMARY KEY)")
 	trigger := d.trigger(orchestrator.Settings{"tables": []any{d.table("happened")}})
-	f := newFeed(t)
-	name := "kiln_" + strings.ToLower(f.id)
+	f := triggertest.NewRecorder(t)
+	name := "kiln_" + strings.ToLower(f.ID())
 	for i, statement := range []string{
 		"SELECT pg_drop_replication_slot('" + name + "')",
 		"DROP PUBLICATION " + name,
 	} {
-		f.start(source(), trigger).stop()
+		f.Start(source(), trigger).Stop()
 		for deadline := 0; d.sql("SELECT active FROM pg_replication_slots WHERE slot_name = '"+name+"'") != "f"; deadline++ {
 			if deadline > 1000 {
 				t.Fatal("the slot stays active")
@@ -295,17 +294,17 @@ func TestLossIsTold(t *testing.T) {
 		}
 		d.sql(statement)
 		d.sql(fmt.Sprintf("INSERT INTO happened VALUES (%d)", 10*i))
-		run := f.start(source(), trigger)
+		run := f.Start(source(), trigger)
 		d.sql(fmt.Sprintf("INSERT INTO happened VALUES (%d)", 10*i+1))
-		if got := string(data(t, f.take(1)[0]).New); got != fmt.Sprintf(`{"id":%d}`, 10*i+1) {
+		if got := string(data(t, f.Take(1)[0]).New); got != fmt.Sprintf(`{"id":%d}`, 10*i+1) {
 			t.Errorf("after %s: row %s", statement, got)
 		}
-		run.stop()
-		if len(f.dropped) != i+1 || !strings.Contains(f.dropped[i].Error(), "may be lost") {
-			t.Errorf("after %s: dropped %v, want to be told", statement, f.dropped)
+		run.Stop()
+		if len(f.Kept().Dropped) != i+1 || !strings.Contains(f.Kept().Dropped[i].Error(), "may be lost") {
+			t.Errorf("after %s: dropped %v, want to be told", statement, f.Kept().Dropped)
 		}
 	}
-	if err := source().(orchestrator.Forgetter).Forget(t.Context(), trigger, f.id, f.Position()); err != nil {
+	if err := source().(orchestrator.Forgetter).Forget(t.Context(), trigger, f.ID(), f.Position()); err != nil {
 		t.Error(err)
 	}
 }
