@@ -123,7 +123,11 @@ func (c *call) attempt(lease pool.Lease) (verdict, error) {
 		if u == nil {
 			conns.makeRoom(c.route.Release.Spec.Concurrency)
 			var err error
-			if u, err = conns.dial(c.ctx); err != nil {
+			if u, err = conns.dial(c.ctx); err == nil && lease.Gone() {
+				u.Close()
+				err = errGone
+			}
+			if err != nil {
 				if c.ctx.Err() != nil {
 					outcome = pool.Done
 					c.fail(c.interrupted(err))

@@ -133,7 +133,7 @@ func errStopped() error {
 // instances for it would make things worse.
 func itsFault(err error) bool {
 	// Which of the two a dialer returns depends on which of its timers is first.
-	if errors.Is(err, errDialTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, errDialTimeout) || errors.Is(err, errGone) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
 	}
 	for _, errno := range []syscall.Errno{
@@ -148,6 +148,10 @@ func itsFault(err error) bool {
 
 // errDialTimeout is a connect that took longer than dialTimeout.
 var errDialTimeout = orchestrator.Errorf(orchestrator.ErrUnavailable, CodeUnreachable, "no connection within %s", dialTimeout)
+
+// errGone is a connect that outlived its instance. A packet that is sent again may
+// have reached the next container at the address.
+var errGone = orchestrator.Errorf(orchestrator.ErrUnavailable, CodeUnreachable, "the instance ended before there was a connection")
 
 // acquireError classes an error of Acquire that has no class of its own.
 func acquireError(err error) error {

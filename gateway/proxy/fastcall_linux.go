@@ -223,6 +223,9 @@ func (l *loop) redial(c *client, set *backends, err error) {
 // connected goes on with a call whose connection was made or not.
 func (l *loop) connected(b *backend, err error) {
 	c := b.c
+	if err == nil && c.call.lease.Gone() {
+		err = errGone
+	}
 	if err != nil {
 		l.drop(b)
 		l.unreached(c, err)

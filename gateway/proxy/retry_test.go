@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,14 @@ func TestUnreachableInstanceIsReplaced(t *testing.T) {
 // whose network was cut: more connections than the listener's queue takes.
 func deaf(t *testing.T) string {
 	t.Helper()
+	_, addr := deafSocket(t)
+	return addr
+}
+
+// deafSocket is deaf with the socket that listens: who accepts from it lets
+// connections in that were begun before.
+func deafSocket(t *testing.T) (fd int, addr string) {
+	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -52,16 +61,67 @@ func deaf(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	addr = fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
 	for range 16 {
 		conn, err := net.DialTimeout("tcp", addr, 100*time.Millisecond)
 		if err != nil {
-			return addr
+			return fd, addr
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
 	t.Skip("this kernel takes any number of connections")
-	return ""
+	return 0, ""
+}
+
+// listenerOf returns a listener on a duplicate of a socket.
+func listenerOf(t *testing.T, socket int) net.Listener {
+	t.Helper()
+	fd, err := unix.FcntlInt(uintptr(socket), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "listener")
+	defer file.Close()
+	listener, err := net.FileListener(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
+}
+
+// TestAddressOfAnotherContainer: while a connection is made, the instance ends and
+// the next container gets its address. That one is not asked.
+func TestAddressOfAnotherContainer(t *testing.T) {
+	each(t, func(t *testing.T, way string) {
+		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+		socket, addr := deafSocket(t)
+		g := newRig(t, way, nil, addr, in.addr)
+		p := g.dial()
+		p.say(post)
+		for deadline := time.Now().Add(patience); g.pool.Status().InFlight == 0; time.Sleep(time.Millisecond) { // the data plane has no clock of ours
+			if time.Now().After(deadline) {
+				t.Fatal("no call is at an instance")
+			}
+		}
+		g.pool.Displaced(addr, "another")
+		listener := listenerOf(t, socket)
+		other := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+		})}
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			other.Serve(listener)
+		}()
+		t.Cleanup(func() {
+			other.Close()
+			<-served
+		})
+		if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+			t.Errorf("head %q", head)
+		}
+		p.hear("hello")
+	})
 }
 
 // TestInstanceThatCannotBeReached: there is time left for another instance.

@@ -46,6 +46,14 @@ func (l *Lease) Conns() Conns { return l.instance.conns }
 // warm path.
 func (l *Lease) Waited() (queue, start time.Duration) { return l.queued, l.started }
 
+// Gone says whether the instance was taken out since: what answers at its address
+// may be another container. It is asked for before the lease is released.
+func (l *Lease) Gone() bool {
+	l.pool.mu.Lock()
+	defer l.pool.mu.Unlock()
+	return l.instance.state == Dead
+}
+
 // Release gives the slot back. The data plane has put the connection back into
 // Conns, or closed it, before. A second call does nothing.
 func (l *Lease) Release(outcome Outcome) {
