@@ -108,9 +108,9 @@ func same(a, b string) bool {
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
-// openEvents makes the account of events on a server that has started, and then
-// lets others in: what the account had is restored by then.
-func openEvents(srv *server.Server, g *gate, log *serverLog, options Options) error {
+// openEvents makes the account of events on a server whose JetStream has started,
+// and restores what it had.
+func openEvents(srv *server.Server, g *gate, options Options) error {
 	store := options.EventsStore
 	if store == 0 {
 		store = DefaultEventsStore
@@ -124,13 +124,15 @@ func openEvents(srv *server.Server, g *gate, log *serverLog, options Options) er
 		return orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "open the account of events: %w", err)
 	}
 	g.events.Store(account)
-	if options.Clients == nil {
-		return nil
-	}
+	return nil
+}
+
+// listen lets clients in, once what they use is restored.
+func listen(srv *server.Server, log *serverLog, clients *Clients) error {
 	srv.AcceptLoop(make(chan struct{})) // returns once it listens, or after a fatal message
 	if reason := log.fatal(); reason != "" {
 		return orchestrator.Errorf(orchestrator.ErrUnavailable, "nats-listen-failed", "%s", reason).
-			WithHint("is the address %s this machine's, and free?", options.Clients.Address)
+			WithHint("is the address %s this machine's, and free?", clients.Address)
 	}
 	return nil
 }

@@ -34,8 +34,9 @@ const (
 )
 
 // startEmbedded runs a server in this process, which nobody else reaches unless
-// options.Clients is there.
-func startEmbedded(ctx context.Context, options Options, logger *slog.Logger) (*server.Server, error) {
+// options.Clients is there. The mender is started; its owner stops it before the
+// server.
+func startEmbedded(ctx context.Context, options Options, room func() error, logger *slog.Logger) (*server.Server, *mender, error) {
 	gate := &gate{clients: options.Clients}
 	settings := &server.Options{
 		ServerName:         "kiln",
@@ -55,14 +56,25 @@ func startEmbedded(ctx context.Context, options Options, logger *slog.Logger) (*
 	}
 	if options.Clients != nil {
 		if err := options.Clients.apply(settings); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	srv, err := server.NewServer(settings)
 	if err != nil {
-		return nil, fmt.Errorf("configure the embedded store: %w", err)
+		return nil, nil, fmt.Errorf("configure the embedded store: %w", err)
 	}
-	log := &serverLog{logger: logger.With("component", "nats-server"), lines: rate.NewLimiter(logRate, logBurst)}
+	mend := &mender{
+		server: srv,
+		config: server.JetStreamConfig{
+			StoreDir: settings.StoreDir, SyncAlways: settings.SyncAlways, SyncInterval: settings.SyncInterval,
+			MaxMemory: settings.JetStreamMaxMemory, MaxStore: settings.JetStreamMaxStore, Strict: true, CompressOK: true, // as at its start
+		},
+		open:   func() error { return openEvents(srv, gate, options) },
+		room:   room,
+		logger: logger,
+		failed: make(chan struct{}, 1),
+	}
+	log := &serverLog{logger: logger.With("component", "nats-server"), lines: rate.NewLimiter(logRate, logBurst), failed: mend.failed}
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start() // returns once every stream is restored, or after a fatal message
 
@@ -77,15 +89,20 @@ func startEmbedded(ctx context.Context, options Options, logger *slog.Logger) (*
 	if reason != "" {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return nil, orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "the embedded store did not start: %s", reason).
+		return nil, nil, orchestrator.Errorf(orchestrator.ErrUnavailable, "store-unavailable", "the embedded store did not start: %s", reason).
 			WithHint("its files are in %s/jetstream: are they readable and writable, and is the disk full?", options.Dir)
 	}
-	if err := openEvents(srv, gate, log, options); err != nil {
+	err = openEvents(srv, gate, options)
+	if err == nil && options.Clients != nil {
+		err = listen(srv, log, options.Clients)
+	}
+	if err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return nil, err
+		return nil, nil, err
 	}
-	return srv, nil
+	mend.start()
+	return srv, mend, nil
 }
 
 // forgetTornStream prepares for creating a stream that the embedded server does
@@ -115,6 +132,7 @@ func (s *Server) forgetTornStream(name string) error {
 type serverLog struct {
 	logger *slog.Logger
 	lines  *rate.Limiter
+	failed chan<- struct{} // of the mender
 
 	mu   sync.Mutex
 	last string // guarded by mu: the last fatal message
@@ -131,6 +149,12 @@ func (l *serverLog) Warnf(format string, args ...any) {
 }
 
 func (l *serverLog) Errorf(format string, args ...any) {
+	if saysWriteFailed(format) {
+		select {
+		case l.failed <- struct{}{}:
+		default: // it is known
+		}
+	}
 	if l.lines.Allow() {
 		l.logger.Error(fmt.Sprintf(format, args...))
 	}

@@ -41,6 +41,12 @@ func (s *Store) Usage(ctx context.Context) (u Usage, err error) {
 	return u, nil
 }
 
+// PutBlindly writes to the stream of revisions without asking for room.
+func (s *Store) PutBlindly(ctx context.Context, key string, value []byte) error {
+	_, err := s.revisions.kv.Put(ctx, key, value)
+	return err
+}
+
 // Hang keeps the owner of a store from renewing its lease, as a machine that
 // stands still does, until Resume.
 func (s *Store) Hang() { s.lease.stop() }

@@ -8,8 +8,9 @@ import (
 
 // diskReserve is what the embedded server's disk must have free beyond a
 // write. The server answers nothing at all when a write of its own fails, and
-// takes no more writes of that stream until it is started again; so a full disk
-// has to be noticed before. The rest is for its indexes and for compacting.
+// takes no more writes of that stream until it is started again, which the mender
+// sees to; so a full disk should be noticed before. The rest is for its indexes
+// and for compacting.
 const diskReserve = 64 << 20
 
 // room says whether the disk has space for size bytes more: ErrExhausted when

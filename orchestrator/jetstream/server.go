@@ -80,6 +80,7 @@ type Server struct {
 
 	lock     *folderLock    // nil without a data folder
 	embedded *server.Server // nil when external
+	mender   *mender        // of the embedded server
 	url      string         // of the external server
 	conn     *nats.Conn
 	events   *nats.Conn // where Publish sends; conn when external
@@ -122,7 +123,8 @@ func Connect(ctx context.Context, options Options) (_ *Server, err error) {
 	}
 	if options.URL == "" {
 		s.dir = options.Dir
-		if s.embedded, err = startEmbedded(ctx, options, s.logger); err != nil {
+		room := func() error { return s.room(0) }
+		if s.embedded, s.mender, err = startEmbedded(ctx, options, room, s.logger); err != nil {
 			return s, err
 		}
 	}
@@ -229,6 +231,7 @@ func (s *Server) Close() error {
 				s.closeErr = errors.New("the store's connections did not end")
 			}
 		}
+		s.mender.stop()
 		if s.embedded != nil {
 			s.embedded.Shutdown()
 			s.embedded.WaitForShutdown()

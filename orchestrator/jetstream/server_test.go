@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats-server/v2/server"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
@@ -347,11 +349,11 @@ func (r *peakReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestFullDisk needs a disk of its own, so it mounts one in memory.
-func TestFullDisk(t *testing.T) {
-	const disk = 100 << 20
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", disk)); err != nil {
+// smallDisk mounts a disk in memory.
+func smallDisk(t *testing.T, size int64) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("CI=true and mounting a small disk needs root: %v", err)
 		}
@@ -362,6 +364,12 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+func TestFullDisk(t *testing.T) {
+	const disk = 100 << 20
+	dir := smallDisk(t, disk)
 	store := open(t, jetstream.Options{Dir: dir})
 	f, err := store.PutFunction(t.Context(), storetest.Function("a"))
 	if err != nil {
@@ -392,4 +400,67 @@ func TestFullDisk(t *testing.T) {
 	if _, err := store.PutFunction(t.Context(), storetest.Function("b")); err != nil {
 		t.Errorf("write once there is room: %v", err)
 	}
+}
+
+// TestFailedWriteIsMended: the disk was filled by somebody else between the look at
+// it and a write, and is emptied later.
+func TestFailedWriteIsMended(t *testing.T) {
+	dir := smallDisk(t, 100<<20)
+	store := open(t, jetstream.Options{Dir: dir})
+	before, err := store.PutFunction(t.Context(), storetest.Function("before"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := eventsOf(t, store)
+	if _, err := events.Publish(t.Context(), "happened", nil); err != nil {
+		t.Fatal(err)
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		t.Fatal(err)
+	}
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, int64(disk.Bavail)*disk.Bsize-100<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // the server says nothing of it
+	defer cancel()
+	if err := store.PutBlindly(ctx, "more", make([]byte, 500<<10)); err == nil {
+		t.Fatal("there was room")
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a write of what could not be written", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		return store.PutBlindly(ctx, "more", make([]byte, 500<<10))
+	})
+	if got, err := store.Function(t.Context(), "before"); err != nil || got.Name != before.Name {
+		t.Errorf("what was stored before: %v, %v", got, err)
+	}
+	if _, err := store.PutFunction(t.Context(), storetest.Function("after")); err != nil {
+		t.Error(err)
+	}
+	if ack, err := events.Publish(t.Context(), "happened", nil); err != nil || ack.Sequence != 2 {
+		t.Errorf("an event in a stream of others: %+v, %v; want it to be the second", ack, err)
+	}
+}
+
+// eventsOf returns the account of events, with a stream that takes what happened.
+func eventsOf(t *testing.T, store *jetstream.Store) natsjs.JetStream {
+	t.Helper()
+	conn, err := store.Server().Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := natsjs.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), natsjs.StreamConfig{Name: "theirs", Subjects: []string{"happened"}}); err != nil {
+		t.Fatal(err)
+	}
+	return js
 }
