@@ -21,6 +21,11 @@ import (
 // pollInterval is how often a script looks again at something that is to come.
 const pollInterval = 100 * time.Millisecond
 
+// rest is the time until a script looks again by starting a program, which takes
+// processor time from what it waits for: a quarter of the time at most is spent on
+// looking.
+func rest(began time.Time) time.Duration { return max(pollInterval, 3*time.Since(began)) }
+
 // commands are what scripts can do besides testscript's own:
 //
 //	kiln ARG...             run the binary under test
@@ -145,6 +150,7 @@ func eventually(ts *testscript.TestScript, _ bool, args []string) {
 	limit, pattern, program := parsePoll(ts, args)
 	deadline := time.Now().Add(limit)
 	for {
+		began := time.Now()
 		ok, out := matches(ts, pattern, program)
 		if ok {
 			return
@@ -152,16 +158,18 @@ func eventually(ts *testscript.TestScript, _ bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("no match of %q after %s; the last was:\n%s", pattern, limit, out)
 		}
-		time.Sleep(pollInterval) // the process under test has no clock of ours
+		time.Sleep(rest(began)) // the process under test has no clock of ours
 	}
 }
 
 func never(ts *testscript.TestScript, _ bool, args []string) {
 	limit, pattern, program := parsePoll(ts, args)
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(pollInterval) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		began := time.Now()
 		if ok, out := matches(ts, pattern, program); ok {
 			ts.Fatalf("%q matches:\n%s", pattern, out)
 		}
+		time.Sleep(rest(began))
 	}
 }
 
