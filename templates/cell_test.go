@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +59,35 @@ func runCell(t *testing.T, c *templates.Catalogue, tmpl orchestrator.Template) *
 	i := runImage(t, cellImage(t, c, tmpl), cellArgs, env)
 	i.waitReady()
 	return i
+}
+
+// runCells starts cells of a template in one container, each at a port of its own:
+// most of the time that a cell takes is its container's. They share their folders,
+// so they are for loads that are refused.
+func runCells(t *testing.T, c *templates.Catalogue, tmpl orchestrator.Template, n int) []*instance {
+	t.Helper()
+	image := cellImage(t, c, tmpl)
+	var start []string
+	if err := json.Unmarshal([]byte(docker(t, "image", "inspect", "--format", "{{json .Config.Entrypoint}}", image)), &start); err != nil {
+		t.Fatal(err)
+	}
+	const script = `for port in $PORTS; do PORT=$port "$@" & done; wait`
+	ports := make([]string, n)
+	for k := range ports {
+		ports[k] = strconv.Itoa(8080 + k)
+	}
+	env := map[string]string{"KILN_CELL": "1", "KILN_CELL_TOKEN": cellToken, "PORTS": strings.Join(ports, " ")}
+	args := append(slices.Clone(cellArgs), "--memory", "1g", "--entrypoint", "/bin/sh")
+	first := runImage(t, image, args, env, append([]string{"-c", script, "sh"}, start...)...)
+	cells := make([]*instance, n)
+	for k, port := range ports {
+		i := *first
+		i.addr = net.JoinHostPort(strings.TrimSuffix(first.addr, ":8080"), port)
+		i.base = "http://" + i.addr
+		i.waitReady()
+		cells[k] = &i
+	}
+	return cells
 }
 
 // functionTar reads the code that a cell needs out of a function's image.
@@ -192,9 +223,12 @@ func TestCell_refusesPathsThatEscape(t *testing.T) {
 		if tmpl.Name == "go" || tmpl.Name == "cdylib" {
 			continue // they unpack as exec does, with the host package
 		}
+		cells := runCells(t, c, tmpl, len(loads))
 		for name, load := range loads {
 			t.Run(tmpl.Name+"/"+name, func(t *testing.T) {
-				got := runCell(t, c, tmpl).load(cellToken, nil, load)
+				cell := cells[0]
+				cells, cell.t = cells[1:], t
+				got := cell.load(cellToken, nil, load)
 				if got.status != 422 || !strings.Contains(got.body, "unpacked") {
 					t.Errorf("got %d %s, want 422 about unpacking", got.status, got.body)
 				}

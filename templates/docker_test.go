@@ -306,8 +306,9 @@ type instance struct {
 	base string // "http://ADDR"
 }
 
-// runImage starts a container as the engine adapter would.
-func runImage(t *testing.T, image string, args []string, env map[string]string) *instance {
+// runImage starts a container as the engine adapter would, with further arguments
+// to docker run and, other than the image's, a command.
+func runImage(t *testing.T, image string, args []string, env map[string]string, command ...string) *instance {
 	t.Helper()
 	run := []string{"run", "-d", "--label", ownerLabel, "--read-only", "--cap-drop", "ALL",
 		"--security-opt", "no-new-privileges", "--tmpfs", "/tmp:rw,nosuid,nodev,noexec,size=64m",
@@ -316,7 +317,7 @@ func runImage(t *testing.T, image string, args []string, env map[string]string) 
 		run = append(run, "--env", name+"="+value)
 	}
 	run = append(run, args...)
-	i := &instance{t: t, id: docker(t, append(run, image)...)}
+	i := &instance{t: t, id: docker(t, append(append(run, image), command...)...)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("logs of the container:\n%s", tail(i.logs(), 4000))

@@ -14,7 +14,7 @@ import { Server } from './serve.mjs';
 
 const TOKEN_FD = 3; // start.sh leaves the token there
 const WARM_LOAD = '/kiln/warm.tar';
-const WARM_ROOT = '/tmp/kiln-warm';
+const WARM_ROOT = `/tmp/kiln-warm-${process.pid}`; // several may share a container
 const WARM_REQUESTS = 50; // enough for the way to be compiled
 const BLOCK = 512;
 const MAX_META = 1 << 20; // env.json, long names

@@ -4,6 +4,7 @@ it touches first, is not paid for by a caller then."""
 
 import asyncio
 import importlib
+import os
 import shutil
 import sys
 
@@ -12,7 +13,7 @@ from .http1 import Connection
 from .serve import Server
 
 LOAD = "/kiln/rehearsal.tar"
-ROOT = "/tmp/kiln-rehearsal"
+ROOT = f"/tmp/kiln-rehearsal-{os.getpid()}"  # several may share a container
 CODE = ROOT + "/function"
 MODULE = "handler"
 TOKEN = "rehearsal"  # of a cell that only this process can reach, and that ends here
