@@ -264,6 +264,11 @@ func burst(ctx context.Context, g *gateway, engine *docker.Client, n int, way st
 			return row, err
 		}
 	}
+	if cells := coldCellsOf(way); cells > 0 {
+		if err := g.awaitCells(ctx, template, cells); err != nil {
+			return row, err
+		}
+	}
 	took, errs := atOnce(n, func(i int) (time.Duration, error) { return firstAnswer(ctx, g.addr, "/invoke/"+names[i]) })
 	for _, err := range errs {
 		if err != nil {

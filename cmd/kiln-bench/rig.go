@@ -285,9 +285,9 @@ func (g *gateway) waitState(ctx context.Context, name, what string, want func(or
 	})
 }
 
-// awaitCells waits until n cells of a template wait.
+// awaitCells waits until at least n cells of a template wait.
 func (g *gateway) awaitCells(ctx context.Context, template string, n int) error {
-	want := fmt.Sprintf("kiln_cells_waiting{template=%q} %d\n", template, n)
+	gauge := fmt.Sprintf("\nkiln_cells_waiting{template=%q} ", template)
 	return waitFor(fmt.Sprintf("%d cells of %s", n, template), idleTimeout, func() error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.addr+"/metrics", nil)
 		if err != nil {
@@ -303,8 +303,10 @@ func (g *gateway) awaitCells(ctx context.Context, template string, n int) error 
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(string(text), want) {
-			return errors.New("fewer wait")
+		_, after, _ := strings.Cut(string(text), gauge)
+		line, _, _ := strings.Cut(after, "\n")
+		if waiting, err := strconv.ParseFloat(line, 64); err != nil || int(waiting) < n {
+			return fmt.Errorf("fewer wait: %q", line)
 		}
 		return nil
 	})
