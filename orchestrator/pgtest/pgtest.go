@@ -27,7 +27,7 @@ const (
 	// pollPause is how often a server is asked whether it is there.
 	pollPause = 20 * time.Millisecond
 	// Superuser is the role that all clusters have, and Password its password.
-	Superuser = "kiln"
+	Superuser = "postgres"
 	Password  = "a password of tests"
 )
 
