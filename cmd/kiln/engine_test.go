@@ -10,6 +10,7 @@ import (
 // TestEngine runs the scripts that share one gateway on the real engine: what
 // each language's functions can do, from their first file to their removal.
 func TestEngine(t *testing.T) {
+	t.Parallel()
 	requireEngine(t)
 	bin := binary(t)
 	shared, err := newGateway(bin, t.TempDir())
@@ -46,8 +47,9 @@ func TestEngine(t *testing.T) {
 }
 
 // TestGateway runs the scripts that have a gateway each, because they stop,
-// kill and restart it.
+// kill and restart it. Beside those of TestEngine: some of either do little but wait.
 func TestGateway(t *testing.T) {
+	t.Parallel()
 	requireEngine(t)
 	bin := binary(t)
 	testscript.Run(t, testscript.Params{
