@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,5 +75,50 @@ func TestDoTellsTheError(t *testing.T) {
 	defer cancel()
 	if got := g.do(ctx, "echo", "/slow", "", 100); !errors.Is(got.Err, orchestrator.ErrUnavailable) || errors.Is(got.Err, orchestrator.ErrFunction) {
 		t.Errorf("given up: %+v, want an error that is not the function's", got)
+	}
+}
+
+// lateWriter is a client's connection on which the end of an upload is noted late, as
+// on a machine where others have the processor.
+type lateWriter struct {
+	*httptest.ResponseRecorder
+	once        sync.Once
+	interrupted chan struct{} // closed when the client's side is interrupted
+}
+
+// SetReadDeadline is without an end when the upload has ended, and in the past to
+// interrupt it.
+func (w *lateWriter) SetReadDeadline(t time.Time) error {
+	switch {
+	case t.IsZero():
+		w.once.Do(func() {
+			select {
+			case <-w.interrupted:
+			case <-time.After(200 * time.Millisecond): // long after what the upload is waited for
+			}
+		})
+	case t.Before(time.Now()):
+		close(w.interrupted)
+	}
+	return nil
+}
+
+// TestWholeUploadIsNotInterrupted: net/http reads from the client's connection once
+// it has seen the end of a body. If that failed, it would take the client for gone,
+// and its next call with it.
+func TestWholeUploadIsNotInterrupted(t *testing.T) {
+	g := newRig(t, "complete", nil, echo(t).addr)
+	handler := &proxy.Handler{Routes: g.routes, Fail: problem.Write, Observe: g.observe}
+	for range 2 { // the instance's connection is as good as before, too
+		w := &lateWriter{ResponseRecorder: httptest.NewRecorder(), interrupted: make(chan struct{})}
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodPost, proxy.Prefix+"echo/x", strings.NewReader("hello")))
+		if w.Code != http.StatusOK || w.Body.String() != "/x hello" {
+			t.Errorf("got %d %q", w.Code, w.Body)
+		}
+		select {
+		case <-w.interrupted:
+			t.Error("the client's side was interrupted after its end")
+		default:
+		}
 	}
 }

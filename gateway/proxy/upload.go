@@ -22,6 +22,7 @@ var errUploadLate = problem.RequestTimeout()
 type upload struct {
 	x      *exchange
 	failed atomic.Pointer[error] // why the client's side failed
+	whole  atomic.Bool           // the client has sent all of it, and it was read
 	done   chan struct{}         // closed when the goroutine has ended
 	sent   bool                  // valid once done is closed: all of the body was written
 }
@@ -70,6 +71,9 @@ func (p *upload) copy() (readErr, writeErr error) {
 		n, err := r.Body.Read(buf[:room])
 		if total += int64(n); limit > 0 && total > limit {
 			return errBodyLimit, nil
+		}
+		if errors.Is(err, io.EOF) {
+			p.whole.Store(true) // before the instance has it, and can have answered
 		}
 		if n > 0 {
 			if chunked {
@@ -151,9 +155,11 @@ func (p *upload) failure() error {
 const uploadGrace = 50 * time.Millisecond
 
 // stop ends the upload, after a grace unless the exchange failed, waits for it
-// and reports whether all of it was sent. When it was not, the client's
+// and reports whether all of it was sent. When some of it was not read, the client's
 // connection cannot carry another request: the server closes it after it has
-// looked for the rest, for lingerTimeout at most.
+// looked for the rest, for lingerTimeout at most. Once all of it was, the client's
+// side is left alone: the server reads there, and would take an interruption for the
+// end of the client, this call's and all later ones'.
 func (p *upload) stop(failed bool) bool {
 	if p == nil {
 		return true
@@ -167,14 +173,20 @@ func (p *upload) stop(failed bool) bool {
 		case <-grace.C:
 		}
 	}
+	interrupted := false
 	select {
 	case <-p.done:
 	default:
 		p.x.u.abort()
-		_ = p.x.rc.SetReadDeadline(past)
+		if interrupted = !p.whole.Load(); interrupted {
+			_ = p.x.rc.SetReadDeadline(past)
+		}
 		<-p.done
+		if p.sent { // it was only about to say so
+			_ = p.x.u.SetDeadline(time.Time{})
+		}
 	}
-	if !p.sent {
+	if interrupted || !p.whole.Load() {
 		p.x.spoiled = true
 		if p.x.status == 0 {
 			p.x.w.Header().Set("Connection", "close")
