@@ -2,7 +2,6 @@ package docker_test
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/kilnfaas/kiln/orchestrator/docker"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 // daemon answers like an engine, as far as a test scripts it: routes are
@@ -104,13 +104,5 @@ func refuse(status int, text string) http.HandlerFunc {
 // deadAddress is an address where nobody listens.
 func deadAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return "tcp://" + address
+	return "tcp://" + porttest.Address(t)
 }

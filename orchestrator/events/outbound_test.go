@@ -16,6 +16,7 @@ import (
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/events"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 func outbound(t *testing.T, o *events.Outbound) *events.Outbound {
@@ -95,13 +96,7 @@ func TestDeliverFollowsNoRedirect(t *testing.T) {
 }
 
 func TestDeliverToNobody(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
-	got := outbound(t, &events.Outbound{AllowPrivate: true}).Deliver(t.Context(), delivery("http://"+address))
+	got := outbound(t, &events.Outbound{AllowPrivate: true}).Deliver(t.Context(), delivery("http://"+porttest.Address(t)))
 	if v := events.Decide(orchestrator.DefaultSpec().Async, events.Try{Answer: got}); !v.Counted || v.Status != orchestrator.InvocationWaiting {
 		t.Errorf("%v, then %+v; want an attempt that counts", got.Err, v)
 	}

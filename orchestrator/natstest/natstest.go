@@ -6,7 +6,6 @@ package natstest
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 const (
@@ -63,6 +64,7 @@ func Require(t testing.TB) {
 type Server struct {
 	Port int
 
+	port                 *porttest.Port
 	program, dir, config string
 	process              *exec.Cmd     // nil while it does not run
 	ended                chan struct{} // closed when the process has ended
@@ -80,26 +82,25 @@ func New(dir string, config ...string) (*Server, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if s.log, err = os.Create(filepath.Join(s.dir, "log")); err != nil {
 		return nil, err
 	}
-	s.Port = listener.Addr().(*net.TCPAddr).Port
-	if err := listener.Close(); err != nil { // only the number was wanted
-		return nil, err
+	if s.port, err = porttest.Reserve(); err != nil {
+		return nil, errors.Join(err, s.log.Close())
 	}
+	s.Port = s.port.Number
 	if len(config) == 0 {
 		config = []string{fmt.Sprintf("authorization { user: %s, password: %s }", User, Password)}
 	}
 	s.config = filepath.Join(s.dir, "server.conf")
 	lines := append([]string{fmt.Sprintf("listen: 127.0.0.1:%d", s.Port), fmt.Sprintf("jetstream { store_dir: %q }", s.dir)}, config...)
-	if err := os.WriteFile(s.config, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
-		return nil, err
+	if err = os.WriteFile(s.config, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err == nil {
+		err = s.Start()
 	}
-	if s.log, err = os.Create(filepath.Join(s.dir, "log")); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
-	return s, s.Start()
+	return s, nil
 }
 
 // URL is where the server is, without credentials.
@@ -152,7 +153,9 @@ func (s *Server) Stop() error { return s.end(syscall.SIGTERM) }
 func (s *Server) Kill() error { return s.end(syscall.SIGKILL) }
 
 // Close ends the server; its data stays where it is.
-func (s *Server) Close() error { return errors.Join(s.end(syscall.SIGKILL), s.log.Close()) }
+func (s *Server) Close() error {
+	return errors.Join(s.end(syscall.SIGKILL), s.log.Close(), s.port.Close())
+}
 
 func (s *Server) end(signal syscall.Signal) error {
 	if s.process == nil {

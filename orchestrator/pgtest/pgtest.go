@@ -7,7 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 const (
@@ -72,6 +74,7 @@ func Require(t testing.TB) {
 type Cluster struct {
 	Port int
 
+	port     *porttest.Port
 	bin, dir string
 	account  *syscall.Credential // who runs it; nil = whoever runs the tests
 	settings []string
@@ -99,17 +102,13 @@ func New(dir string, settings ...string) (*Cluster, error) {
 	if err := c.run("initdb", "--no-sync", "--no-instructions", "--auth=scram-sha-256", "--pwfile="+password, "--username="+Superuser, "--encoding=UTF8", "--locale=C", c.data()); err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	c.Port = listener.Addr().(*net.TCPAddr).Port
-	if err := listener.Close(); err != nil { // only the number was wanted
-		return nil, err
-	}
 	if c.log, err = os.Create(filepath.Join(c.dir, "log")); err != nil {
 		return nil, err
 	}
+	if c.port, err = porttest.Reserve(); err != nil {
+		return nil, errors.Join(err, c.log.Close())
+	}
+	c.Port = c.port.Number
 	if err := c.Start(); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -205,7 +204,8 @@ func (c *Cluster) Log() string {
 // Stop ends the server as an administrator would, in its "fast" way.
 func (c *Cluster) Stop() error { return c.end(syscall.SIGINT) }
 
-// Kill ends the server and all its processes at once, as a crash does.
+// Kill ends the server and all its processes at once, as a crash does, and returns
+// when they have ended: a server is not started beside what is left of another.
 func (c *Cluster) Kill() error {
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", c.process.Process.Pid))
 	if err != nil {
@@ -215,11 +215,25 @@ func (c *Cluster) Kill() error {
 	for _, child := range bytes.Fields(children) {
 		if pid, convErr := strconv.Atoi(string(child)); convErr == nil {
 			if killErr := syscall.Kill(pid, syscall.SIGKILL); !errors.Is(killErr, syscall.ESRCH) {
-				err = errors.Join(err, killErr)
+				err = errors.Join(err, killErr, awaitEnd(pid))
 			}
 		}
 	}
 	return err
+}
+
+// awaitEnd waits until a process that is no child of this one has ended. Nobody may
+// have been told of it yet.
+func awaitEnd(pid int) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(pollPause) { // another process has no clock of ours
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || bytes.Contains(stat, []byte(") Z ")) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d of PostgreSQL does not end within %s of SIGKILL: %s, %v", pid, patience, stat, err)
+		}
+	}
 }
 
 func (c *Cluster) end(signal syscall.Signal) error {
@@ -241,7 +255,9 @@ func (c *Cluster) end(signal syscall.Signal) error {
 }
 
 // Close ends the server; its data stays where it is.
-func (c *Cluster) Close() error { return errors.Join(c.end(syscall.SIGQUIT), c.log.Close()) }
+func (c *Cluster) Close() error {
+	return errors.Join(c.end(syscall.SIGQUIT), c.log.Close(), c.port.Close())
+}
 
 // SQL runs statements in a database and returns the rows of the last one, columns
 // parted by "|".
