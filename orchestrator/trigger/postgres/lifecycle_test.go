@@ -1,10 +1,12 @@
 package postgres_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -91,12 +93,14 @@ func TestServerComesAndGoes(t *testing.T) {
 	}
 	d.dial()
 	run = f.Start(source(), trigger)
+	before := d.sql("SELECT pg_current_wal_lsn() - '0/0'")
 	d.sql("INSERT INTO happened VALUES (2003)")
 	for i, e := range f.Take(2001) {
 		if got := string(data(t, e).New); got != fmt.Sprintf(`{"id":%d}`, i+3) {
 			t.Fatalf("event %d is row %s, want %d", i, got, i+3)
 		}
 	}
+	f.Until("the position is behind the last row", func(k triggertest.Kept) bool { return behind(t, k.Position, before) })
 	// A crash of PostgreSQL's puts the slot back to its last checkpoint: what was
 	// told since is not told again, even to a queue that has forgotten it.
 	d.conn.Close(t.Context())
@@ -118,6 +122,19 @@ func TestServerComesAndGoes(t *testing.T) {
 	if len(f.Kept().Dropped) > 0 {
 		t.Errorf("dropped: %v", f.Kept().Dropped)
 	}
+}
+
+// behind says whether a position is behind a place in the log, a number.
+func behind(t *testing.T, position []byte, place string) bool {
+	t.Helper()
+	var p struct {
+		LSN uint64 `json:"lsn"`
+	}
+	at, err := strconv.ParseUint(place, 10, 64)
+	if err := errors.Join(err, json.Unmarshal(position, &p)); err != nil {
+		t.Fatalf("%s: %v", position, err)
+	}
+	return p.LSN > at
 }
 
 // refuses checks that a run fails, saying each of texts, and does not say the
@@ -287,8 +304,8 @@ func TestLossIsTold(t *testing.T) {
 		"DROP PUBLICATION " + name,
 	} {
 		f.Start(source(), trigger).Stop()
-		for deadline := 0; d.sql("SELECT active FROM pg_replication_slots WHERE slot_name = '"+name+"'") != "f"; deadline++ {
-			if deadline > 1000 {
+		for deadline := time.Now().Add(triggertest.Patience); d.sql("SELECT active FROM pg_replication_slots WHERE slot_name = '"+name+"'") != "f"; time.Sleep(time.Millisecond) { // the server has no clock of ours
+			if time.Now().After(deadline) {
 				t.Fatal("the slot stays active")
 			}
 		}
