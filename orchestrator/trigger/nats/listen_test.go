@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/kilnfaas/kiln/orchestrator"
@@ -214,12 +215,21 @@ func TestTooManyAreMissed(t *testing.T) {
 		}
 		return nil
 	})
+	var conn *natsgo.Conn // the source's
+	home := o.source.Home
+	o.source.Home = func(options ...natsgo.Option) (_ *natsgo.Conn, err error) {
+		conn, err = home(options...)
+		return conn, err
+	}
 	f.Start(o.source, o.trigger(orchestrator.Settings{"subjects": o.subjects("x")}))
 	o.publish("x", "1")
 	<-entered
 	const n, size = 80, 512 << 10 // 40 MiB, and 32 may wait
 	for range n {
 		o.publish("x", strings.Repeat("x", size))
+	}
+	if err := conn.Flush(); err != nil { // all of them have come before this is answered
+		t.Fatal(err)
 	}
 	close(gate)
 	f.Until("each was delivered or missed", func(k triggertest.Kept) bool { return len(k.Events)+k.Missed == n+1 })

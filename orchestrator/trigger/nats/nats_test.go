@@ -211,6 +211,29 @@ func (o outside) consumer(name string) (*jetstream.ConsumerInfo, error) {
 	return c.CachedInfo(), nil
 }
 
+// until waits for what the server says of a consumer: it learns of acknowledgements
+// and counts messages in its own time.
+func (o outside) until(name, what string, met func(info *jetstream.ConsumerInfo) bool) *jetstream.ConsumerInfo {
+	o.t.Helper()
+	for deadline := time.Now().Add(triggertest.Patience); ; time.Sleep(time.Millisecond) { // it has no clock of ours
+		info, err := o.consumer(name)
+		if err == nil && met(info) {
+			return info
+		}
+		if time.Now().After(deadline) {
+			o.t.Fatalf("not so within %s: %s; the consumer is %+v, %v", triggertest.Patience, what, info, err)
+		}
+	}
+}
+
+// acknowledged waits until all messages up to one of the stream's are.
+func (o outside) acknowledged(name string, sequence uint64) {
+	o.t.Helper()
+	o.until(name, fmt.Sprintf("message %d is acknowledged", sequence), func(info *jetstream.ConsumerInfo) bool {
+		return info.NumAckPending == 0 && info.AckFloor.Stream == sequence
+	})
+}
+
 // world is a stream to which event n publishes n.
 func (o outside) world() triggertest.World {
 	o.stream()
