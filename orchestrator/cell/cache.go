@@ -128,6 +128,9 @@ func (c *Cache) Prepare(ctx context.Context, revision orchestrator.Revision) err
 
 // fetch unpacks code into a file, which is there whole or not at all.
 func (c *Cache) fetch(ctx context.Context, revision orchestrator.Revision, path string) (err error) {
+	if _, err := os.Stat(path); err == nil {
+		return nil // another has made it since this one looked, and has done
+	}
 	size, _ := c.code.Size(revision)
 	if err := c.makeRoom(size); err != nil {
 		return err
