@@ -59,6 +59,7 @@ type Fake struct {
 	up             chan struct{} // closed while the engine answers
 	failures       map[Op][]error
 	latency        map[Op]time.Duration
+	held           map[Op]chan struct{} // closed when it goes on
 	calls          map[Op]int
 	built          map[string]bool // digests of steps that a build would find cached
 	serial         int
@@ -85,7 +86,7 @@ func NewFake() *Fake {
 			Name: "bridge", Bridge: "docker0", Shared: true, Subnets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		}},
 		watchers: map[*watcher]struct{}{}, up: make(chan struct{}),
-		failures: map[Op][]error{}, latency: map[Op]time.Duration{}, calls: map[Op]int{}, built: map[string]bool{},
+		failures: map[Op][]error{}, latency: map[Op]time.Duration{}, held: map[Op]chan struct{}{}, calls: map[Op]int{}, built: map[string]bool{},
 		run: rand.Text(),
 	}
 	close(f.up)
@@ -162,6 +163,15 @@ func (f *Fake) Delay(op Op, d time.Duration) {
 	f.latency[op] = d
 }
 
+// Hold makes an operation wait from now on until release is called, once.
+func (f *Fake) Hold(op Op) (release func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	held := make(chan struct{})
+	f.held[op] = held
+	return func() { close(held) }
+}
+
 // Calls returns how often an operation was asked for.
 func (f *Fake) Calls(op Op) int {
 	f.mu.Lock()
@@ -214,7 +224,7 @@ func (f *Fake) begin(ctx context.Context, op Op) error {
 	if list := f.failures[op]; len(list) > 0 {
 		scripted, f.failures[op] = list[0], list[1:]
 	}
-	latency, up := f.latency[op], f.up
+	latency, held, up := f.latency[op], f.held[op], f.up
 	f.mu.Unlock()
 	if err := ctxError(ctx, op); err != nil {
 		return err
@@ -223,6 +233,12 @@ func (f *Fake) begin(ctx context.Context, op Op) error {
 	case <-up:
 	default:
 		return orchestrator.Errorf(orchestrator.ErrUnavailable, "engine-unreachable", "the fake engine is down")
+	}
+	if held != nil {
+		select {
+		case <-held:
+		case <-ctx.Done():
+		}
 	}
 	if latency > 0 {
 		timer := time.NewTimer(latency)
