@@ -17,6 +17,7 @@ import (
 	"github.com/kilnfaas/kiln/orchestrator/enginetest"
 	"github.com/kilnfaas/kiln/orchestrator/launch"
 	"github.com/kilnfaas/kiln/orchestrator/pool"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 const (
@@ -118,7 +119,6 @@ func TestLaunchTellsTheAddressBeforeItIsReady(t *testing.T) {
 			http.Error(w, "nobody knows", http.StatusServiceUnavailable)
 		}
 	})), func(c *launch.Config) {
-		c.StartTimeout = time.Second
 		c.Placed = func(id, addr string) {
 			at := id + " " + addr
 			placed.Store(&at)
@@ -406,44 +406,47 @@ func TestVerify(t *testing.T) {
 	}
 	hang := func(c net.Conn) { io.Copy(io.Discard, c) }
 	tests := map[string]struct {
-		program program // nil = nothing listens
-		asks    bool
-		well    bool
+		program  program // nil = nothing listens
+		asks     bool
+		patience time.Duration
+		well     bool
 	}{
-		"answers":                     {answer("200 OK"), true, true},
-		"is not ready":                {answer("503 Service Unavailable"), true, false},
-		"closes":                      {func(net.Conn) {}, true, false},
-		"is busy":                     {hang, true, true},
-		"refuses":                     {nil, true, false},
-		"accepts, nothing to ask":     {func(net.Conn) {}, false, true},
-		"refuses, and nothing to ask": {nil, false, false},
+		"answers":                     {answer("200 OK"), true, time.Minute, true},
+		"is not ready":                {answer("503 Service Unavailable"), true, time.Minute, false},
+		"closes":                      {func(net.Conn) {}, true, time.Minute, false},
+		"is busy":                     {hang, true, 100 * time.Millisecond, true},
+		"refuses":                     {nil, true, time.Minute, false},
+		"accepts, nothing to ask":     {func(net.Conn) {}, false, time.Minute, true},
+		"refuses, and nothing to ask": {nil, false, time.Minute, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			served := make(chan struct{})
-			if tt.program == nil {
-				listener.Close()
-			}
-			go func() {
-				defer close(served)
-				conn, err := listener.Accept()
-				if err == nil {
-					tt.program(conn)
-					conn.Close()
+			addr := porttest.Address(t)
+			if tt.program != nil {
+				listener, err := net.Listen("tcp", addr)
+				if err != nil {
+					t.Fatal(err)
 				}
-			}()
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				served := make(chan struct{})
+				go func() {
+					defer close(served)
+					conn, err := listener.Accept()
+					if err == nil {
+						tt.program(conn)
+						conn.Close()
+					}
+				}()
+				defer func() {
+					listener.Close()
+					<-served
+				}()
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), tt.patience)
 			defer cancel()
-			err = launch.New(launch.Config{}).Verify(ctx, order(tt.asks).Release, pool.Launched{Addr: listener.Addr().String()})
+			err := launch.New(launch.Config{}).Verify(ctx, order(tt.asks).Release, pool.Launched{Addr: addr})
 			if well := err == nil; well != tt.well {
 				t.Errorf("got %v, want well %v", err, tt.well)
 			}
-			listener.Close()
-			<-served
 		})
 	}
 }
