@@ -18,13 +18,14 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/proxy"
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 	"github.com/kilnfaas/kiln/orchestrator/route"
 )
 
 func TestUnreachableInstanceIsReplaced(t *testing.T) {
 	each(t, func(t *testing.T, way string) {
 		in := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
-		g := newRig(t, way, nil, refused(t), in.addr)
+		g := newRig(t, way, nil, porttest.Address(t), in.addr)
 		p := g.dial()
 		p.say(post)
 		if head := p.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
@@ -158,7 +159,7 @@ func TestNoInstanceCanBeReached(t *testing.T) {
 	each(t, func(t *testing.T, way string) {
 		var addrs []string
 		for range 8 {
-			addrs = append(addrs, refused(t))
+			addrs = append(addrs, porttest.Address(t))
 		}
 		g := newRig(t, way, nil, addrs...)
 		p := g.dial()
@@ -262,13 +263,9 @@ func TestReplacedWhileWaiting(t *testing.T) {
 		g := newRig(t, way, func(s *orchestrator.Spec) { s.Concurrency, s.Scale.Max = 1, 1 }, old.addr)
 		first, second := g.dial(), g.dial()
 		first.say(get)
-		for g.pool.Status().InFlight == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		g.until("the first is at the instance", func(s orchestrator.FunctionStatus) bool { return s.InFlight > 0 })
 		second.say(get)
-		for g.pool.Status().Waiting == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		g.until("the second waits", func(s orchestrator.FunctionStatus) bool { return s.Waiting > 0 })
 		release := spec(nil)
 		release.Revision.ID = "r2-fedcba"
 		g.routes.set("echo", &route.Route{Release: &release, Pool: g.newPool(release, proxy.NewConns, fresh.addr)})
@@ -297,13 +294,9 @@ func TestReplacedWithALongerTimeoutWhileWaiting(t *testing.T) {
 		}, old.addr, old.addr)
 		first, second := g.dial(), g.dial()
 		first.say(get)
-		for g.pool.Status().InFlight == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		g.until("the first is at the instance", func(s orchestrator.FunctionStatus) bool { return s.InFlight > 0 })
 		second.say(get)
-		for g.pool.Status().Waiting == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		g.until("the second waits", func(s orchestrator.FunctionStatus) bool { return s.Waiting > 0 })
 		release := spec(nil) // with more time
 		release.Revision.ID = "r2-fedcba"
 		g.routes.set("echo", &route.Route{Release: &release, Pool: g.newPool(release, proxy.NewConns, old.addr)})

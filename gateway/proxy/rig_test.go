@@ -26,8 +26,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait of a test; nothing waits that long when it works.
-const patience = 10 * time.Second
+// patience bounds every wait of a test; nothing waits that long when it works. The
+// bodies of megabytes change hands hundreds of times, which takes seconds on a
+// machine where each change waits for others.
+const patience = 30 * time.Second
+
+// loops is how many a Listener of the tests has, so that they share what they share.
+const loops = 2
 
 // instances is a pool.Launcher over servers that listen already: each Launch
 // takes the next address.
@@ -166,7 +171,7 @@ func newRigWith(t testing.TB, way string, config proxy.Config, change func(*orch
 	}
 	config.Handler = handler
 	if config.Loops == 0 {
-		config.Loops = 2 // so that they share what they share
+		config.Loops = loops
 	}
 	release := spec(change)
 	g.pool = g.newPool(release, proxy.NewConns, addrs...)
