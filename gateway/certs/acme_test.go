@@ -13,12 +13,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/kilnfaas/kiln/gateway/certs"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 const (
@@ -41,7 +43,6 @@ func TestACME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tcp.Close()
 	dir := t.TempDir()
 	directory, management := startPebble(t, dir, tcp.Addr().(*net.TCPAddr).Port)
 	config, err := certs.Authority{
@@ -50,7 +51,7 @@ func TestACME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go serveTLS(t, tls.NewListener(tcp, config))
+	serveTLS(t, tls.NewListener(tcp, config))
 
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(fetch(t, dir, management+"/roots/0")) {
@@ -78,21 +79,28 @@ func TestACME(t *testing.T) {
 	}
 }
 
-// serveTLS shakes hands with whoever comes, until the listener is closed.
+// serveTLS shakes hands with whoever comes, until the test ends.
 func serveTLS(t *testing.T, listener net.Listener) {
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(patience))
-			if err := conn.(*tls.Conn).Handshake(); err != nil {
-				t.Logf("handshake: %v", err) // tells why, when the test fails
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
 			}
-		}()
-	}
+			work.Go(func() {
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(patience))
+				if err := conn.(*tls.Conn).Handshake(); err != nil {
+					t.Logf("handshake: %v", err) // tells why, when the test fails
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		work.Wait() // nobody may log after the test
+	})
 }
 
 // startPebble runs an authority that proves domains at a port of this machine,
@@ -101,7 +109,7 @@ func serveTLS(t *testing.T, listener net.Listener) {
 func startPebble(t *testing.T, dir string, port int) (directory, management string) {
 	t.Helper()
 	writePair(t, dir, "localhost")
-	api, admin := freeAddress(t), freeAddress(t)
+	api, admin := porttest.Address(t), porttest.Address(t)
 	settings, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": api, "managementListenAddress": admin, "httpPort": 1, "tlsPort": port,
 		"certificate": filepath.Join(dir, "cert.pem"), "privateKey": filepath.Join(dir, "key.pem"),
@@ -154,16 +162,6 @@ func fetch(t *testing.T, dir, url string) []byte {
 			t.Fatal(err)
 		}
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close() // only the number was wanted
-	return listener.Addr().String()
 }
 
 // maxQuery bounds a question over TCP.
