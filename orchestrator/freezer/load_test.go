@@ -78,7 +78,7 @@ func TestFreezingUnderLoad(t *testing.T) {
 	}
 	t.Cleanup(func() { client.Stop(context.Background(), c.ID, 0) })
 	addr := net.JoinHostPort(c.Addr, strconv.Itoa(orchestrator.InstancePort))
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		if call(t.Context(), addr) == nil {
 			break
 		}
