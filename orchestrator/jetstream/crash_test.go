@@ -107,8 +107,8 @@ func writeUntilKilled(encoded string) error {
 // cycle is a deploy as the store sees it, now and then with a removal.
 func cycle(round, worker, i int) []operation {
 	name := fmt.Sprintf("r%d-w%d", round, worker)
-	seed := uint64(round*1000+worker*100+i) + 1
-	size := int64(100 << (i % 5 * 4)) // 100 B to 6.25 MiB
+	seed := uint64(round)<<32 + uint64(worker)<<24 + uint64(i) + 1 // no two write the same
+	size := int64(100 << (i % 5 * 4))                              // 100 B to 6.25 MiB
 	if size > 3<<20 {
 		size = 1300 << 10 // three chunks
 	}
