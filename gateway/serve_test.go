@@ -312,6 +312,41 @@ func TestSlowHead(t *testing.T) {
 	})
 }
 
+// TestHeadsEnd: a head is read up to 64 KiB, give or take what net/http adds,
+// where the event loops do not read: HTTP/2, TLS, what was handed over.
+func TestHeadsEnd(t *testing.T) {
+	f := newFixture(t)
+	f.Invoke = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) })
+	url := serve(t, f).BaseURL + "/invoke/a"
+	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(version == "HTTP/1.1")
+		protocols.SetUnencryptedHTTP2(version == "HTTP/2.0")
+		transport := &http.Transport{Protocols: protocols}
+		defer transport.CloseIdleConnections()
+		ask := func(size int) (status int, body string, err error) {
+			request, err := http.NewRequest("GET", url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("X-Long", strings.Repeat("x", size))
+			response, err := transport.RoundTrip(request)
+			if err != nil {
+				return 0, "", err
+			}
+			body, err = readAll(response)
+			return response.StatusCode, body, err
+		}
+		// A client of HTTP/2 that was told the limit does not even send.
+		if status, body, err := ask(72 << 10); err == nil && status != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("%s: a head of 72 KiB: got %d %s, want 431 or none", version, status, body)
+		}
+		if status, body, err := ask(60 << 10); status != http.StatusOK || body != version {
+			t.Errorf("%s: a head of 60 KiB: got %d %s, %v; want it taken", version, status, body, err)
+		}
+	}
+}
+
 // TestReaderThatStops: a follower of logs that takes nothing for 30 s is let go,
 // and the use case with it.
 func TestReaderThatStops(t *testing.T) {
