@@ -126,6 +126,15 @@ func TestOtherSitesCannotChangeFunctions(t *testing.T) {
 	if got := f.call(t, "POST", "/upload", body, "Sec-Fetch-Site", "same-origin", "Content-Type", media); got.status != 201 {
 		t.Errorf("the gateway's own page: %d, want 201", got.status)
 	}
+	for _, row := range f.Table() {
+		method, path := row[0], row[1]
+		if method == "GET" {
+			continue // its answer is for no other site to read
+		}
+		if got := f.call(t, method, strings.Replace(path, "{name}", "a", 1), "", "Sec-Fetch-Site", "cross-site"); got.status != 403 || got.problem(t).Code != "cross-origin" {
+			t.Errorf("%s %s: %d %s, want 403", method, path, got.status, got.body)
+		}
+	}
 }
 
 // panicking is a catalogue whose methods panic.
