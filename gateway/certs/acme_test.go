@@ -122,7 +122,7 @@ func startPebble(t *testing.T, dir string, port int) (directory, management stri
 		t.Fatal(err)
 	}
 	cmd := exec.Command(pebblePath, "-config", file, "-dnsserver", serveDNS(t))
-	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
+	cmd.Env = append(os.Environ(), "PEBBLE_VA_ALWAYS_VALID=0", "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
