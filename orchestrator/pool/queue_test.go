@@ -71,7 +71,9 @@ func TestQueueIsBounded(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		_, err := h.Acquire(t.Context())
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := h.Acquire(soon)
 		if got, want := codeOf(err), "exhausted/queue-full"; got != want {
 			t.Errorf("got %v, want %v", got, want)
 		}
@@ -138,8 +140,12 @@ func TestDeadlineAndCancelLeaveTheQueue(t *testing.T) {
 		lease := h.acquire(t.Context())
 		soon, cancelSoon := context.WithTimeout(t.Context(), time.Second)
 		defer cancelSoon()
+		begin := time.Now()
 		if _, err := h.Acquire(soon); codeOf(err) != "deadline exceeded/deadline-in-queue" {
 			t.Errorf("got %v", codeOf(err))
+		}
+		if took := time.Since(begin); took != time.Second {
+			t.Errorf("it waited for %v, want its second", took)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
