@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -66,6 +67,28 @@ func TestDoctorChecksConfinement(t *testing.T) {
 	wantFinding(t, "userns-remap", checkConfinement(remapped), "containers", verdictGood, "")
 	if got := checkConfinement(remapped).Detail; !strings.Contains(got, "other users") || !strings.Contains(got, "runc, runsc") {
 		t.Errorf("it does not tell of users and runtimes: %q", got)
+	}
+}
+
+// TestEngineThatConfinesNothing is refused where that was asked for, and told of
+// elsewhere.
+func TestEngineThatConfinesNothing(t *testing.T) {
+	for _, tt := range []struct {
+		isolation, seccomp string
+		refused, warned    bool
+	}{
+		{isolationStrict, "default", false, false}, {isolationAuto, "default", false, false},
+		{isolationStrict, "", true, false}, {isolationAuto, "", false, true}, {isolationOff, "", false, true},
+	} {
+		var log strings.Builder
+		d := &daemon{
+			cfg: config{Isolation: tt.isolation}, info: orchestrator.EngineInfo{Seccomp: tt.seccomp},
+			logger: slog.New(slog.NewTextHandler(&log, nil)),
+		}
+		err := d.confined()
+		if (err != nil) != tt.refused || strings.Contains(log.String(), "every system call") != tt.warned {
+			t.Errorf("%s and the profile %q: got %v and %q in the log", tt.isolation, tt.seccomp, err, &log)
+		}
 	}
 }
 

@@ -234,6 +234,18 @@ func (d *daemon) freezing() (orchestrator.Engine, error) {
 	return cgroups, nil
 }
 
+// confined says whether the engine holds containers as was asked for.
+func (d *daemon) confined() error {
+	if d.info.Seccomp != "" {
+		return nil
+	}
+	if d.cfg.Isolation == isolationStrict {
+		return errors.New("isolation: strict was asked for, and the engine runs containers without a seccomp profile; kiln doctor tells more")
+	}
+	d.logger.Warn("the engine runs containers without a seccomp profile: functions may make every system call; kiln doctor tells more")
+	return nil
+}
+
 func (d *daemon) openFleet(ctx context.Context) error {
 	info, err := d.engine.Info(ctx)
 	if err != nil {
@@ -246,11 +258,8 @@ func (d *daemon) openFleet(ctx context.Context) error {
 	if err := info.CheckRuntime(d.cfg.Runtime); err != nil {
 		return opening("the engine", err)
 	}
-	switch {
-	case info.Seccomp == "" && d.cfg.Isolation == isolationStrict:
-		return errors.New("isolation: strict was asked for, and the engine runs containers without a seccomp profile; kiln doctor tells more")
-	case info.Seccomp == "":
-		d.logger.Warn("the engine runs containers without a seccomp profile: functions may make every system call; kiln doctor tells more")
+	if err := d.confined(); err != nil {
+		return err
 	}
 	cpu := &capacity.CPU{}
 	d.background("CPU sampling", cpu.Run)
