@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/orchestrator/nft"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 // Time that the outside gets. A first build fetches packages; the rest is for a
@@ -47,6 +47,7 @@ func requireEngine(t *testing.T) {
 type gateway struct {
 	bin     string // folder of the binary
 	work    string // folder for data and log
+	port    *porttest.Port
 	address string
 	network string
 	extra   []string // environment besides the usual
@@ -57,15 +58,15 @@ type gateway struct {
 
 // newGateway prepares a gateway without starting it.
 func newGateway(bin, work string, extra ...string) (*gateway, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Reserve()
 	if err != nil {
 		return nil, err
 	}
-	defer listener.Close() // only the number was wanted
 	return &gateway{
 		bin:     bin,
 		work:    work,
-		address: listener.Addr().String(),
+		port:    port,
+		address: port.Address(),
 		network: "kiln-test-" + strings.ToLower(rand.Text()[:8]),
 		extra:   extra,
 	}, nil
@@ -182,7 +183,7 @@ func (g *gateway) leftovers() ([]string, error) {
 
 // destroy ends the gateway and removes all that it made.
 func (g *gateway) destroy() error {
-	errs := []error{g.signal(syscall.SIGTERM)}
+	errs := []error{g.signal(syscall.SIGTERM), g.port.Close()}
 	owner, err := g.owner()
 	if err != nil {
 		return errors.Join(errs...) // no network: it never got as far as making anything

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kilnfaas/kiln/gateway/api"
 	"github.com/kilnfaas/kiln/orchestrator"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 )
 
 // against returns a client of a server that answers everything with handler.
@@ -72,9 +73,7 @@ func TestBrokenStreams(t *testing.T) {
 }
 
 func TestUnreachableGateway(t *testing.T) {
-	server := httptest.NewServer(nil)
-	server.Close()
-	c := &api.Client{BaseURL: server.URL}
+	c := &api.Client{BaseURL: "http://" + porttest.Address(t)}
 	_, err := c.Functions(context.Background())
 	var known *orchestrator.Error
 	if !errors.As(err, &known) || known.Code != "gateway-unreachable" || known.Hint == "" {

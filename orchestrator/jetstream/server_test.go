@@ -21,6 +21,7 @@ import (
 
 	"github.com/kilnfaas/kiln/orchestrator"
 	"github.com/kilnfaas/kiln/orchestrator/jetstream"
+	"github.com/kilnfaas/kiln/orchestrator/porttest"
 	"github.com/kilnfaas/kiln/orchestrator/storetest"
 )
 
@@ -74,7 +75,12 @@ func TestNeitherFolderNorURL(t *testing.T) {
 // is back they work.
 func TestLostServer(t *testing.T) {
 	dir := t.TempDir()
-	options := server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir}
+	port, err := porttest.Reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	options := server.Options{Host: "127.0.0.1", Port: port.Number, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir}
 	start := func() *server.Server {
 		srv, err := server.NewServer(&options)
 		if err != nil {
@@ -93,7 +99,6 @@ func TestLostServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.Port = portOf(t, first.ClientURL())
 	first.Shutdown()
 	first.WaitForShutdown()
 	// What was sent before the loss was noticed waits for its answer; after that
@@ -112,14 +117,6 @@ func TestLostServer(t *testing.T) {
 		_, err := store.PutFunction(t.Context(), f)
 		return err
 	})
-}
-
-func portOf(t *testing.T, url string) (port int) {
-	t.Helper()
-	if _, err := fmt.Sscanf(url[strings.LastIndexByte(url, ':'):], ":%d", &port); err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // eventually waits for what another process or the server's clock does.
