@@ -166,7 +166,7 @@ func TestRefusals(t *testing.T) {
 		settings orchestrator.Settings
 		texts    []string
 	}{
-		"password":     {orchestrator.Settings{"tables": happened, "secret": nil}, []string{"refuses the password of kiln", "secret: NAME"}},
+		"password":     {orchestrator.Settings{"tables": happened, "secret": nil}, []string{"refuses the password of " + pgtest.Superuser, "secret: NAME"}},
 		"secret":       {orchestrator.Settings{"tables": happened, "secret": "none"}, []string{`no secret "none"`}},
 		"role":         {orchestrator.Settings{"tables": happened, "user": "nobody"}, []string{"nobody"}},
 		"database":     {orchestrator.Settings{"tables": happened, "database": "nowhere"}, []string{`database "nowhere" does not exist`}},
