@@ -147,9 +147,9 @@ export class Server {
     if (path === '/_kiln/load' && req.method === 'POST') {
       if (!this.#cell) return problem(req, res, 409, 'not-a-cell', 'this is no cell');
       const [status, text] = await this.#cell.load(req, this);
-      res.writeHead(status, {
-        'content-type': 'text/plain; charset=utf-8', 'content-length': Buffer.byteLength(text), connection: 'close',
-      });
+      // Of a load that is refused some may still come: closed now, its sender would get no answer.
+      if (status === 200) res.setHeader('connection', 'close');
+      res.writeHead(status, { 'content-type': 'text/plain; charset=utf-8', 'content-length': Buffer.byteLength(text) });
       return res.end(text);
     }
     problem(req, res, 404, 'route-unknown', `nothing answers at ${path}`);
