@@ -288,7 +288,7 @@ func owned(ts *testscript.TestScript, _ bool, args []string) {
 	for _, label := range args[1:] {
 		list = append(list, "--filter", "label="+label)
 	}
-	for deadline := time.Now().Add(leftoversTimeout); ; time.Sleep(pollInterval) { // the engine has no clock of ours
+	for deadline := time.Now().Add(reapTimeout); ; time.Sleep(pollInterval) { // the engine has no clock of ours
 		out, err := dockerOutput(list...)
 		ts.Check(err)
 		got := strconv.Itoa(len(lines(out)))
@@ -301,9 +301,12 @@ func owned(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// reapTimeout is how long draining instances and their images may take.
+const reapTimeout = 40 * time.Second
+
 func noLeftovers(ts *testscript.TestScript, _ bool, _ []string) {
 	w := worldOf(ts)
-	for deadline := time.Now().Add(leftoversTimeout); ; time.Sleep(pollInterval) { // the engine has no clock of ours
+	for deadline := time.Now().Add(reapTimeout); ; time.Sleep(pollInterval) { // the engine has no clock of ours
 		left, err := w.gateway.leftovers()
 		ts.Check(err)
 		if len(left) == 0 {

@@ -25,10 +25,8 @@ const (
 	readyTimeout = 60 * time.Second
 	stopTimeout  = 45 * time.Second // 30 s for requests in flight, and then some
 	probeTimeout = 10 * time.Second
-	// leftoversTimeout is for what a removed function leaves to end: instances drain,
-	// and a cell that is being made then is made first, which on a machine that is
-	// busy with other scripts takes up to the two minutes that it may.
-	leftoversTimeout = 150 * time.Second
+	// leftoversTimeout is for cells to end after the last function is removed.
+	leftoversTimeout = 60 * time.Second
 )
 
 // requireEngine skips a test where no container engine answers, or fails it
