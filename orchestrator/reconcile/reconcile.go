@@ -201,11 +201,23 @@ func (l *Loop) adopt(ctx context.Context) (orphans []orchestrator.Container, err
 	return orphans, nil
 }
 
-// reapAll ends the orphans of the first pass, all at once.
+// reapAll ends the orphans of the first pass, all at once. Their end may fail: one
+// that the engine was starting for the gateway before is not to be had until it has
+// started. Later passes see to what is still there after their grace time.
 func (l *Loop) reapAll(ctx context.Context, orphans []orchestrator.Container) {
+	ctx, cancel := context.WithTimeout(ctx, containerGrace)
+	defer cancel()
 	var stops sync.WaitGroup
 	for _, c := range orphans {
-		stops.Go(func() { l.reap(ctx, c) })
+		stops.Go(func() {
+			for !l.reap(ctx, c) {
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(retryAfter):
+				}
+			}
+		})
 	}
 	stops.Wait()
 }
@@ -229,21 +241,22 @@ func ours(c orchestrator.Container) bool {
 // imageID is how the id of an image begins.
 const imageID = "sha256:"
 
-// reap removes an orphan. It is looked at again: the list gives the id of an image
-// whose name has moved on to another.
-func (l *Loop) reap(ctx context.Context, c orchestrator.Container) {
+// reap removes an orphan, and says whether it is none any more. It is looked at
+// again: the list gives the id of an image whose name has moved on to another.
+func (l *Loop) reap(ctx context.Context, c orchestrator.Container) bool {
 	again, err := l.Engine.Inspect(ctx, c.ID)
 	if errors.Is(err, orchestrator.ErrNotFound) || err == nil && !ours(again) {
-		return
+		return true
 	}
 	if err == nil {
 		err = l.Engine.Stop(ctx, c.ID, stopGrace)
 	}
 	if err != nil {
 		l.Logger.Warn("orphan not removed", "container_id", c.ID, "error", err)
-		return
+		return false
 	}
 	l.Logger.Info("removed an orphan", "function", c.Labels[orchestrator.LabelFunction], "container_id", c.ID)
+	return true
 }
 
 // pass tells the fleet of instances that are gone and reaps orphans. What the

@@ -180,6 +180,24 @@ func TestOrphansHoldNobodyUp(t *testing.T) {
 	})
 }
 
+// TestOrphanIsTriedAgain: an engine that is starting a container for the gateway
+// before does not let go of it at once.
+func TestOrphanIsTriedAgain(t *testing.T) {
+	for _, op := range []enginetest.Op{enginetest.OpInspect, enginetest.OpStop} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			orphan := b.run(t, "orphan", owner, "r0")
+			busy := orchestrator.Errorf(orchestrator.ErrUnavailable, "engine-unreachable", "the engine is busy")
+			b.engine.Fail(op, busy)
+			b.open(t)
+			time.Sleep(10 * time.Second)
+			if !b.gone(t, orphan) {
+				t.Errorf("%s failed once, and the orphan is still there after ten seconds", op)
+			}
+		})
+	}
+}
+
 func TestDeathsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
