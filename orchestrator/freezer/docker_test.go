@@ -87,7 +87,7 @@ func TestRealContainer(t *testing.T) {
 		t.Errorf("%s, %v", got.State, err)
 	}
 	// What was on its way to the log comes, and then nothing does.
-	const still = 200 * time.Millisecond // in which a running one ticks ten times
+	const still = time.Second // in which a running one ticks fifty times, and some also when the processor is others'
 	before := -1
 	for end := time.Now().Add(patience); ; time.Sleep(still) {
 		after := ticks()
